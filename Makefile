@@ -1,0 +1,50 @@
+# quickstart  train a small GPT with the package alone        install     the package and the test extra
+# test        install, then the suite                         test-slow   the tests that take minutes
+# check       lint, format, types, import contract            clean       remove environments and caches
+#
+# PYTHON names the interpreter. The first one used gets .venv; another version gets a folder of its own, such as .venv-3.12.
+
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+TAKEN_BY := $(shell sed -n 's/^version *= *\([0-9]*\.[0-9]*\).*/\1/p' .venv/pyvenv.cfg 2>/dev/null)
+VENV := $(if $(filter-out $(VERSION),$(TAKEN_BY)),.venv-$(VERSION),.venv)
+PIP := $(VENV)/bin/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
+
+.PHONY: quickstart install test test-slow check clean
+
+quickstart: $(VENV)/.package
+	$(VENV)/bin/jaxgpt train
+
+install: $(VENV)/.test
+
+test: install
+	$(VENV)/bin/python -m pytest -m "not slow" -n 2
+
+test-slow: install
+	$(VENV)/bin/python -m pytest -m slow
+
+check: $(VENV)/.dev
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+clean:
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make a second run start at once; editing the pins or pyproject.toml installs again.
+$(VENV)/.package: EXTRA :=
+$(VENV)/.test: EXTRA := [test]
+$(VENV)/.dev: EXTRA := [dev]
+$(VENV)/.package $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+	@echo "Installing jaxgpt$(EXTRA) into $(VENV) (Python $(VERSION)); the first time takes a few minutes."
+	@$(PIP) -e '.$(EXTRA)'
+	@touch $@
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "PYTHON=$(PYTHON) is $(if $(VERSION),Python $(VERSION),not a Python that runs); jaxgpt needs 3.11 or later: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@reason=$$($(PYTHON) -m venv $(VENV) 2>&1) || { rm -rf $(VENV); \
+	  echo "PYTHON=$(PYTHON) cannot make a virtual environment. On Debian and Ubuntu: apt install python$(VERSION)-venv; or name another: make PYTHON=/path/to/python3" >&2; \
+	  echo "It said: $$reason" >&2; exit 1; }

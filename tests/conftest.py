@@ -1,0 +1,39 @@
+"""Every test runs on the CPU, off line, with shapes checked and silent broadcasting refused."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Executes the shape annotations of what is imported from here on.
+install_import_hook(["jaxgpt.model", "jaxgpt.inference"], "beartype.beartype")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache folder of this test session, shared by its workers, in place of the user's."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXGPT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def shakespeare() -> Path:
+    """The path of tinyshakespeare.txt, where this machine has it."""
+    path = ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"
+    if not path.exists():
+        pytest.skip("tinyshakespeare.txt is not on this machine, and tests do not download")
+    return path
