@@ -1,0 +1,157 @@
+"""Sampling: one compiled prefill, one compiled decode loop, a cache between them."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from jaxgpt.config import GPTConfig
+from jaxgpt.model.cache import Cache, empty_cache
+from jaxgpt.model.gpt import GPT
+
+Prompts = Int[Array | np.ndarray, "B T"] | Sequence[Sequence[int]]
+
+
+def generate(
+    model: GPT,
+    tokens: Prompts,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    stop_token: int | None = None,
+) -> Int[np.ndarray, "B S"]:
+    """Continue each prompt by max_new_tokens; returns prompt and continuation, [B, T + new].
+
+    temperature=0 takes the likeliest token. top_k keeps the k likeliest, top_p the least set of tokens whose
+    probabilities reach p (Holtzman et al. 2020); both may be given. After stop_token a row is filled with it.
+    Prompts of different lengths, given as lists, are padded with token 0 on the left.
+    Raises ValueError on an empty prompt, a token the model does not know, a text too long for it, or a setting
+    outside its range.
+    """
+    prompts, padding = _pad(tokens)
+    _check(model.config, prompts, max_new_tokens, temperature, top_k, top_p)
+    if max_new_tokens == 0:
+        return prompts
+    positions = np.arange(prompts.shape[1], dtype=np.int32)[None, :] - padding[:, None]
+    logits, cache = _prefill(model, prompts, positions, capacity=prompts.shape[1] + max_new_tokens)
+    new, _ = _decode(
+        model,
+        logits,
+        cache,
+        positions[:, -1] + 1,
+        jax.random.key(seed),
+        temperature,
+        top_p,
+        -1 if stop_token is None else stop_token,
+        count=max_new_tokens,
+        top_k=top_k,
+        greedy=temperature == 0,
+    )
+    return np.concatenate([prompts, np.asarray(new)], axis=1)
+
+
+@partial(jax.jit, static_argnames="capacity")
+def _prefill(model: GPT, prompts: Array, positions: Array, *, capacity: int) -> tuple[Array, Cache]:
+    return model.extend(prompts, positions, empty_cache(model.config, len(prompts), capacity))
+
+
+@partial(jax.jit, static_argnames=("count", "top_k", "greedy"), donate_argnames="cache")
+def _decode(
+    model: GPT,
+    logits: Float[Array, "B V"],
+    cache: Cache,
+    position: Int[Array, " B"],
+    key: Array,
+    temperature: float,
+    top_p: float | None,
+    stop_token: int,
+    *,
+    count: int,
+    top_k: int | None,
+    greedy: bool,
+) -> tuple[Int[Array, "B S"], Cache]:
+    """Draw `count` tokens, fewer where every row has stopped. The cache is returned so that it can be donated."""
+
+    def draw(logits: Array, step: Array) -> Array:
+        if greedy:
+            return logits.argmax(axis=-1)
+        kept = nucleus(top(logits / temperature, top_k), top_p)
+        return jax.random.categorical(jax.random.fold_in(key, step), kept)
+
+    def choose(step: Array, logits: Array, stopped: Array, out: Array) -> tuple[Array, Array]:
+        token = jnp.where(stopped, stop_token, draw(logits, step)).astype(jnp.int32)
+        return stopped | (token == stop_token), out.at[:, step].set(token)
+
+    def going(state: tuple) -> Bool[Array, ""]:
+        step, stopped = state[0], state[1]
+        return (step < count) & ~stopped.all()
+
+    def advance(state: tuple) -> tuple:
+        step, stopped, out, cache = state
+        logits, cache = model.extend(out[:, step - 1, None], (position + step - 1)[:, None], cache)
+        stopped, out = choose(step, logits, stopped, out)
+        return step + 1, stopped, out, cache
+
+    out = jnp.full((len(position), count), stop_token, jnp.int32)
+    stopped, out = choose(jnp.int32(0), logits, jnp.zeros(len(position), bool), out)
+    _, _, out, cache = jax.lax.while_loop(going, advance, (jnp.int32(1), stopped, out, cache))
+    return out, cache
+
+
+def top(logits: Float[Array, "B V"], k: int | None) -> Float[Array, "B V"]:
+    """Keep the k largest of each row; the others become impossible."""
+    if k is None or k >= logits.shape[-1]:
+        return logits
+    least = jax.lax.top_k(logits, k)[0][:, -1:]
+    return jnp.where(logits >= least, logits, -jnp.inf)
+
+
+def nucleus(logits: Float[Array, "B V"], p: float | Float[Array, ""] | None) -> Float[Array, "B V"]:
+    """Keep the likeliest tokens of each row until their probabilities reach p; the others become impossible."""
+    if p is None:
+        return logits
+    ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
+    probability = jax.nn.softmax(ordered, axis=-1)
+    before = jnp.cumsum(probability, axis=-1) - probability  # of the tokens that are likelier
+    least = jnp.where(before < p, ordered, jnp.inf).min(axis=-1, keepdims=True)
+    return jnp.where(logits >= least, logits, -jnp.inf)
+
+
+def _pad(tokens: Prompts) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, " B"]]:
+    """Prompts as one array, padded on the left, and how many columns of each row are padding."""
+    rows = [np.asarray(row) for row in tokens]
+    if not rows or any(row.ndim != 1 or row.size == 0 for row in rows):
+        raise ValueError("a prompt is empty; give at least one token, such as the end-of-text token")
+    width = max(len(row) for row in rows)
+    padding = np.array([width - len(row) for row in rows], np.int32)
+    return np.stack([np.pad(row.astype(np.int32), (width - len(row), 0)) for row in rows]), padding
+
+
+def _check(
+    config: GPTConfig,
+    prompts: np.ndarray,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+) -> None:
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens={max_new_tokens} is below 0")
+    if prompts.min() < 0 or prompts.max() >= config.vocab_size:
+        wrong = prompts.min() if prompts.min() < 0 else prompts.max()
+        raise ValueError(
+            f"token {wrong} is not in the vocabulary of {config.vocab_size}; is it another model's tokenizer?"
+        )
+    if not temperature >= 0:
+        raise ValueError(f"temperature={temperature} is below 0; 0 is greedy, 1 samples as the model says")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k} keeps no token; use at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p} is not a probability above 0, at most 1")
+    config.check_length(prompts.shape[1] + max_new_tokens)

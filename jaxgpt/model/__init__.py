@@ -1,0 +1,1 @@
+"""The model: pure functions and modules that know nothing of training."""

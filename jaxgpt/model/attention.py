@@ -1,0 +1,115 @@
+"""Causal attention (Vaswani et al. 2017, eq. 1) with grouped heads (Ainslie et al. 2023) and windows, by backend.
+
+Every backend computes the same function: query t sees the keys max(0, t - W + 1) ... t, and query head n reads
+key-value head n // (N / K).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from jaxgpt.config import Backend
+from jaxgpt.model.layers import dropout
+
+Queries = Float[Array, "B T N H"]
+Keys = Float[Array, "B S K H"]
+
+MASKED = jnp.finfo(jnp.float32).min
+"""The score of a key that must not be seen. Finite, so that a padding row without any key gives no NaN."""
+
+
+def attend(
+    q: Queries, k: Keys, v: Keys, seen: Bool[Array, "#B T S"], *, scale: float, rate: float = 0.0, key: Array | None = None
+) -> Queries:
+    """softmax(scale q kT) v over the keys that `seen` allows; scores and softmax in float32."""
+    batch, length, heads, size = q.shape
+    grouped = q.reshape(batch, length, k.shape[2], heads // k.shape[2], size)
+    scores = scale * jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, MASKED), axis=-1)
+    weights = dropout(weights, rate, key).astype(v.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
+
+
+def visible(
+    queries: Int[Array, "#B T"], keys: Int[Array, "#B S"], window: int | None
+) -> Bool[Array, "#B T S"]:
+    """Which key positions each query position sees. A negative key position is padding or an empty slot."""
+    behind = queries[:, :, None] - keys[:, None, :]
+    seen = (behind >= 0) & (keys >= 0)[:, None, :]
+    return seen if window is None else seen & (behind < window)
+
+
+def xla(
+    q: Queries, k: Keys, v: Keys, *, window: int | None, scale: float, rate: float, key: Array | None
+) -> Queries:
+    """All T x T scores at once."""
+    steps = jnp.arange(q.shape[1])[None]
+    return attend(q, k, v, visible(steps, steps, window), scale=scale, rate=rate, key=key)
+
+
+def banded(
+    q: Queries, k: Keys, v: Keys, *, window: int | None, scale: float, rate: float, key: Array | None
+) -> Queries:
+    """Blocks of W queries against their own and the previous block of keys: 2 T W scores instead of T T."""
+    batch, length = q.shape[:2]
+    if window is None:
+        raise ValueError("attention='banded' needs a window in every layer; set window, or use attention='xla'")
+    blocks = -(-length // window)
+
+    def fold(x: Array) -> Array:
+        x = jnp.pad(x, ((0, 0), (0, blocks * window - length), (0, 0), (0, 0)))
+        return x.reshape(batch * blocks, window, *x.shape[2:])
+
+    def with_previous(x: Array) -> Array:
+        x = fold(x).reshape(batch, blocks, window, *x.shape[2:])
+        previous = jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0)))
+        return jnp.concatenate([previous, x], axis=2).reshape(batch * blocks, 2 * window, *x.shape[3:])
+
+    steps = jnp.arange(blocks * window).reshape(blocks, window)
+    seen = visible(steps, jnp.concatenate([steps - window, steps], axis=1), window)
+    seen = jnp.tile(seen, (batch, 1, 1))
+    mixed = attend(fold(q), with_previous(k), with_previous(v), seen, scale=scale, rate=rate, key=key)
+    return mixed.reshape(batch, blocks * window, *q.shape[2:])[:, :length]
+
+
+def cudnn(
+    q: Queries, k: Keys, v: Keys, *, window: int | None, scale: float, rate: float, key: Array | None
+) -> Queries:
+    """cuDNN's fused attention: no T x T matrix in memory."""
+    # The pair excludes the query itself; without is_causal a window would attend to the future.
+    look_back = None if window is None else (window - 1, 0)
+    return jax.nn.dot_product_attention(
+        q, k, v, scale=scale, is_causal=True, local_window_size=look_back, implementation="cudnn"
+    )
+
+
+BACKENDS: dict[str, Callable[..., Array]] = {"xla": xla, "banded": banded, "cudnn": cudnn}
+
+
+def choose(
+    name: Backend, *, platform: str, dtype: str, head_dim: int, window: int | None, length: int, dropout: float
+) -> str:
+    """The backend that `name` stands for. Raises ValueError where a backend asked for by name cannot do it."""
+    refusal = _cudnn_refusal(platform, dtype, head_dim, dropout)
+    if name == "cudnn" and refusal:
+        raise ValueError(f"attention='cudnn' cannot run here: {refusal}; change that, or use attention='auto'")
+    if name != "auto":
+        return name
+    if not refusal:
+        return "cudnn"
+    return "banded" if window is not None and length > 2 * window else "xla"
+
+
+def _cudnn_refusal(platform: str, dtype: str, head_dim: int, dropout: float) -> str | None:
+    if platform not in ("gpu", "cuda"):
+        return f"the platform is {platform}, not an NVIDIA GPU"
+    if dtype != "bfloat16":
+        return f"dtype={dtype} is not bfloat16"
+    if head_dim % 8 or head_dim > 256:
+        return f"the head size {head_dim} is not a multiple of 8 up to 256"
+    if dropout:
+        return f"dropout={dropout} is not 0"
+    return None

@@ -1,0 +1,248 @@
+"""GPT-2 (Radford et al. 2019): parts, then the block, then the model. Modules hold parameters and nothing else."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jaxtyping import Float, Int
+
+from jaxgpt.config import GPTConfig
+from jaxgpt.model.attention import BACKENDS, attend, choose, visible
+from jaxgpt.model.cache import Cache, LayerCache, write
+from jaxgpt.model.layers import LayerNorm, Linear, dropout
+from jaxgpt.model.rotary import rotate
+
+INIT_STDDEV = 0.02
+POSITION_STDDEV = 0.01
+ACTIVATIONS = {
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+class Attention(nnx.Module):
+    """Multi-head causal attention; rotary positions, grouped heads and a window are switches."""
+
+    def __init__(self, config: GPTConfig, layer: int, *, rngs: nnx.Rngs) -> None:
+        width, heads, kv_heads, size = config.d_model, config.num_heads, config.kv_heads, config.head_dim
+        self.query = Linear((width,), (heads, size), stddev=INIT_STDDEV, bias=config.bias, rngs=rngs)
+        self.key = Linear((width,), (kv_heads, size), stddev=INIT_STDDEV, bias=config.bias, rngs=rngs)
+        self.value = Linear((width,), (kv_heads, size), stddev=INIT_STDDEV, bias=config.bias, rngs=rngs)
+        self.out = Linear((heads, size), (width,), stddev=residual_stddev(config), bias=config.bias, rngs=rngs)
+        self.config = config
+        self.window = config.windows[layer]
+        self.scale = size**-0.5 / (layer + 1 if config.scale_attention_by_layer else 1)
+
+    def __call__(
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], key: Array | None = None
+    ) -> Float[Array, "B T D"]:
+        """Attend within the text."""
+        q, k, v = self._project(x, positions)
+        rate = self.config.dropout if key is not None else 0.0
+        backend = BACKENDS[self.backend(x.shape[1], rate)]
+        return self.out(backend(q, k, v, window=self.window, scale=self.scale, rate=rate, key=key))
+
+    def extend(
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], cache: LayerCache, column: Int[Array, ""]
+    ) -> tuple[Float[Array, "B T D"], LayerCache]:
+        """Attend to the cache as well: a whole prompt into an empty cache, or one token more."""
+        q, k, v = self._project(x, positions)
+        cache = write(cache, k, v, positions, column)
+        if x.shape[1] == 1:
+            k, v, seen = cache.key, cache.value, visible(positions, cache.position, self.window)
+        else:  # a ring may already have lost keys that early queries see: use the prompt's own
+            seen = visible(positions, positions, self.window)
+        return self.out(attend(q, k, v, seen, scale=self.scale)), cache
+
+    def backend(self, length: int, rate: float = 0.0) -> str:
+        """The name of the backend that runs on a text of `length` tokens here."""
+        c = self.config
+        return choose(
+            c.attention,
+            platform=jax.default_backend(),
+            dtype=c.dtype,
+            head_dim=c.head_dim,
+            window=self.window,
+            length=length,
+            dropout=rate,
+        )
+
+    def _project(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        if self.config.position == "rotary":
+            q, k = (rotate(heads, positions, self.config.rope_theta) for heads in (q, k))
+        return q, k, v
+
+
+class MLP(nnx.Module):
+    """Two linear maps with a nonlinearity between."""
+
+    def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs) -> None:
+        width, wide = config.d_model, config.mlp_width
+        self.up = Linear((width,), (wide,), stddev=INIT_STDDEV, bias=config.bias, rngs=rngs)
+        self.down = Linear((wide,), (width,), stddev=residual_stddev(config), bias=config.bias, rngs=rngs)
+        self.activation = config.activation
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+
+
+class Block(nnx.Module):
+    """Pre-norm residual block."""
+
+    def __init__(self, config: GPTConfig, layer: int, *, rngs: nnx.Rngs) -> None:
+        self.attn_norm = layer_norm(config)
+        self.attn = Attention(config, layer, rngs=rngs)
+        self.mlp_norm = layer_norm(config)
+        self.mlp = MLP(config, rngs=rngs)
+        self.rate = config.dropout
+
+    def __call__(
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], key: Array | None = None
+    ) -> Float[Array, "B T D"]:
+        weights, first, second = (None, None, None) if key is None else jax.random.split(key, 3)
+        x = x + dropout(self.attn(self.attn_norm(x), positions, weights), self.rate, first)
+        return x + dropout(self.mlp(self.mlp_norm(x)), self.rate, second)
+
+    def extend(
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], cache: LayerCache, column: Int[Array, ""]
+    ) -> tuple[Float[Array, "B T D"], LayerCache]:
+        """The same for text that goes on from a cache."""
+        mixed, cache = self.attn.extend(self.attn_norm(x), positions, cache, column)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), cache
+
+
+class GPT(nnx.Module):
+    """A stack of blocks between an embedding table and its transpose."""
+
+    def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs) -> None:
+        self.embed = nnx.Param(vocabulary_table(config, rngs))
+        self.position = nnx.Param(position_table(config, rngs)) if config.position == "learned" else None
+        self.blocks = nnx.List([Block(config, layer, rngs=rngs) for layer in range(config.num_layers)])
+        self.norm = layer_norm(config)
+        self.head = None if config.tie_embeddings else nnx.Param(vocabulary_table(config, rngs))
+        self.config = config
+
+    def __call__(self, tokens: Int[Array, "B T"], key: Array | None = None) -> Float[Array, "B T V"]:
+        """Logits of the next token at every position. With a key, dropout.
+
+        Raises ValueError where the text is longer than the model can read.
+        """
+        return self.logits(self.hidden(tokens, key))
+
+    def hidden(self, tokens: Int[Array, "B T"], key: Array | None = None) -> Float[Array, "B T D"]:
+        """What the head reads: the residual stream after the last LayerNorm."""
+        self.config.check_length(tokens.shape[1])
+        embed_key, blocks_key = (None, None) if key is None else jax.random.split(key)
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+        x = dropout(self.embedded(tokens, positions), self.config.dropout, embed_key)
+        return self.norm(run(self.blocks, x, positions, blocks_key, scan=self.config.scan_layers))
+
+    def extend(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], cache: Cache
+    ) -> tuple[Float[Array, "B V"], Cache]:
+        """Read on from a cache: a prompt into an empty one, or one token more.
+
+        A negative position marks padding on the left. Returns the logits after the last token, and the cache.
+        The caller checks the length (`empty_cache` does).
+        """
+        x, layers = self.embedded(tokens, positions), []
+        for block, layer in zip(self.blocks, cache.layers, strict=True):
+            x, layer = block.extend(x, positions, layer, cache.length)
+            layers.append(layer)
+        cache = Cache(tuple(layers), cache.length + tokens.shape[1])
+        return self.logits(self.norm(x[:, -1:]))[:, 0], cache
+
+    def embedded(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """The token's row of the table, plus the position's where positions are learned."""
+        x = self.embed[...][tokens]  # gathered in float32: its gradient is a sum over occurrences
+        if self.position is not None:
+            x = x + self.position[...][jnp.maximum(positions, 0)]
+        return x.astype(self.config.dtype)
+
+    def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Scores over the vocabulary in float32; the table's padding rows are cut off."""
+        table = self.output_table[: self.config.vocab_size].astype(x.dtype)
+        return jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
+
+    @property
+    def output_table(self) -> Float[Array, "V D"]:
+        """The head's matrix, padding rows included: the embedding table where they are tied."""
+        return (self.embed if self.head is None else self.head)[...]
+
+
+def run(
+    blocks: Sequence[Block], x: Float[Array, "B T D"], positions: Int[Array, "B T"], key: Array | None, *, scan: bool
+) -> Float[Array, "B T D"]:
+    """Apply the blocks in order. With `scan`, trace one period of them instead of all: the same numbers."""
+
+    def apply(block: Block, x: Array, layer: int | Array) -> Array:
+        return block(x, positions, None if key is None else jax.random.fold_in(key, layer))
+
+    period = smallest_period([(block.attn.window, block.attn.scale) for block in blocks])
+    turns = len(blocks) // period if scan else 0
+
+    def turn(x: Array, at: tuple[Array, list[Block]]) -> tuple[Array, None]:
+        first, group = at
+        for offset, block in enumerate(group):
+            x = apply(block, x, first + offset)
+        return x, None
+
+    if turns:
+        stacked = [
+            jax.tree.map(lambda *layers: jnp.stack(layers), *blocks[offset : turns * period : period])
+            for offset in range(period)
+        ]
+        x, _ = jax.lax.scan(turn, x, (period * jnp.arange(turns), stacked))
+    for layer in range(turns * period, len(blocks)):
+        x = apply(blocks[layer], x, layer)
+    return x
+
+
+def smallest_period(items: Sequence[object]) -> int:
+    """The least p with items[i] == items[i + p] throughout."""
+    return next(p for p in range(1, len(items) + 1) if all(a == b for a, b in zip(items, items[p:], strict=False)))
+
+
+def layer_norm(config: GPTConfig) -> LayerNorm:
+    """A LayerNorm over the residual stream."""
+    return LayerNorm(config.d_model, epsilon=config.layer_norm_epsilon, bias=config.bias)
+
+
+def residual_stddev(config: GPTConfig) -> float:
+    """GPT-2 scales what enters the residual stream by 1/sqrt(number of residual layers), two to a block."""
+    return INIT_STDDEV * (2 * config.num_layers) ** -0.5
+
+
+def position_table(config: GPTConfig, rngs: nnx.Rngs) -> Float[Array, "T D"]:
+    """A row for each position."""
+    return POSITION_STDDEV * jax.random.normal(rngs.params(), (config.context_length, config.d_model))
+
+
+def vocabulary_table(config: GPTConfig, rngs: nnx.Rngs) -> Float[Array, "V D"]:
+    """A row for each token; the padding rows are zero and stay so, since their gradient is zero."""
+    table = INIT_STDDEV * jax.random.normal(rngs.params(), (config.vocab_size, config.d_model))
+    return jnp.pad(table, ((0, config.padded_vocab_size - config.vocab_size), (0, 0)))
+
+
+def abstract_model(config: GPTConfig) -> GPT:
+    """The model's shapes without its numbers."""
+    return jax.eval_shape(lambda: GPT(config, rngs=nnx.Rngs(0)))
+
+
+def num_parameters(model: GPT) -> int:
+    """How many numbers are learned; the tied head counts once, padding rows not at all. Works on an abstract model."""
+    padding = (model.config.padded_vocab_size - model.config.vocab_size) * model.config.d_model
+    tables = 1 if model.head is None else 2
+    return sum(leaf.size for leaf in jax.tree.leaves(model)) - tables * padding
+
+
+def named_parameters(model: GPT) -> dict[str, Array]:
+    """Every parameter by its path, such as blocks.3.attn.query.kernel."""
+    leaves = jax.tree_util.tree_leaves_with_path(model)
+    return {jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): leaf for path, leaf in leaves}
