@@ -1,0 +1,133 @@
+"""Tokenizers: GPT-2's byte pairs, and single characters for the small presets."""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, Protocol
+
+import numpy as np
+import tiktoken
+from tiktoken_ext.openai_public import ENDOFTEXT, r50k_pat_str
+
+END_OF_TEXT = 50256
+VOCABULARY_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
+
+
+class Tokenizer(Protocol):
+    """Text to token ids below `vocab_size`, and back."""
+
+    name: str
+    vocab_size: int
+    end_of_text: int | None
+    """The id that separates documents, where the vocabulary has one."""
+
+    def encode(self, text: str) -> np.ndarray:
+        """One text as uint16 ids. Whatever the text spells is text: it never makes `end_of_text`."""
+        ...
+
+    def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """`encode` of each text, on all cores where that helps."""
+        ...
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of some ids. Bytes that are not UTF-8 become U+FFFD."""
+        ...
+
+    def spec(self) -> dict[str, Any]:
+        """What `from_spec` needs to make this tokenizer again, ready for JSON."""
+        ...
+
+
+class GPT2Tokenizer:
+    """The byte pairs of GPT-2 (Radford et al. 2019, section 2.2), from the vocabulary shipped with the package."""
+
+    name = "gpt2"
+    vocab_size = 50257
+    end_of_text: int | None = END_OF_TEXT
+
+    def __init__(self) -> None:
+        self._encoding = gpt2_encoding()
+
+    def encode(self, text: str) -> np.ndarray:
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.array(ids, np.uint16) for ids in self._encoding.encode_ordinary_batch(list(texts))]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return self._encoding.decode(_known(tokens, self.vocab_size))
+
+    def spec(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
+class CharTokenizer:
+    """One id per character, in the order given."""
+
+    name = "char"
+    end_of_text: int | None = None
+
+    def __init__(self, characters: str) -> None:
+        if len(set(characters)) != len(characters) or not 0 < len(characters) <= 2**16:
+            raise ValueError(f"characters={characters[:80]!r} has to be 1 to 65536 different ones: see from_text")
+        self.characters = characters
+        self.vocab_size = len(characters)
+        self._ids = {character: i for i, character in enumerate(characters)}
+
+    @classmethod
+    def from_text(cls, text: str) -> "CharTokenizer":
+        """The tokenizer of the characters that occur in `text`, sorted."""
+        return cls("".join(sorted(set(text))))
+
+    def encode(self, text: str) -> np.ndarray:
+        try:
+            return np.fromiter((self._ids[character] for character in text), np.uint16, len(text))
+        except KeyError as unseen:
+            raise ValueError(
+                f"character {unseen.args[0]!r} is not among the {self.vocab_size} this tokenizer was made from: "
+                "take it out of the text, or train with the gpt2 tokenizer, which encodes any text"
+            ) from None
+
+    def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [self.encode(text) for text in texts]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return "".join(self.characters[i] for i in _known(tokens, self.vocab_size))
+
+    def spec(self) -> dict[str, Any]:
+        return {"name": self.name, "characters": self.characters}
+
+
+def from_spec(spec: dict[str, Any]) -> Tokenizer:
+    """The tokenizer whose `spec()` this is."""
+    if spec["name"] == GPT2Tokenizer.name:
+        return GPT2Tokenizer()
+    if spec["name"] == CharTokenizer.name:
+        return CharTokenizer(spec["characters"])
+    raise ValueError(f"tokenizer {spec['name']!r} is not known: it has to be gpt2 or char")
+
+
+@cache
+def gpt2_encoding() -> tiktoken.Encoding:
+    """GPT-2's encoding; made once, about a tenth of a second."""
+    # tiktoken's own loader keeps a copy of what it reads in a cache folder; this file is already on the disk.
+    table = (files("jaxgpt.data") / "gpt2.tiktoken").read_bytes()
+    if hashlib.sha256(table).hexdigest() != VOCABULARY_SHA256:
+        raise ValueError(
+            "jaxgpt/data/gpt2.tiktoken is not GPT-2's vocabulary (its SHA-256 differs): install jaxgpt again"
+        )
+    ranks = {base64.b64decode(piece): int(rank) for piece, rank in (line.split() for line in table.splitlines())}
+    return tiktoken.Encoding(
+        "gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={ENDOFTEXT: END_OF_TEXT}
+    )
+
+
+def _known(tokens: Iterable[int], vocab_size: int) -> list[int]:
+    ids = [int(token) for token in tokens]
+    if unknown := [i for i in ids if not 0 <= i < vocab_size]:
+        raise ValueError(
+            f"token {unknown[0]} is not below vocab_size={vocab_size}: decode with the model's own tokenizer"
+        )
+    return ids
