@@ -8,7 +8,7 @@ PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 TAKEN_BY := $(shell sed -n 's/^version *= *\([0-9]*\.[0-9]*\).*/\1/p' .venv/pyvenv.cfg 2>/dev/null)
 VENV := $(if $(filter-out $(VERSION),$(TAKEN_BY)),.venv-$(VERSION),.venv)
-PIP := $(VENV)/bin/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
+PIP := $(VENV)/bin/python -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt
 
 .PHONY: quickstart install test test-slow check clean
 
