@@ -5,9 +5,12 @@
 # PYTHON names the interpreter. The first one used gets .venv; another version gets a folder of its own, such as .venv-3.12.
 
 PYTHON ?= python3
+# pyenv's name on PATH may lead nowhere although pyenv has that version: then look in its folder.
+override PYTHON := $(shell $(PYTHON) -c '' 2>/dev/null && echo $(PYTHON) \
+  || ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/*/bin/$(notdir $(PYTHON)) 2>/dev/null | tail -n 1 | grep . || echo $(PYTHON))
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 TAKEN_BY := $(shell sed -n 's/^version *= *\([0-9]*\.[0-9]*\).*/\1/p' .venv/pyvenv.cfg 2>/dev/null)
-VENV := $(if $(filter-out $(VERSION),$(TAKEN_BY)),.venv-$(VERSION),.venv)
+VENV := $(if $(and $(VERSION),$(filter-out $(VERSION),$(TAKEN_BY))),.venv-$(VERSION),.venv)
 PIP := $(VENV)/bin/python -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt
 
 .PHONY: quickstart install test test-slow check clean
