@@ -32,7 +32,7 @@ class Batches:
 
 
 def fixed_batches(tokens: np.ndarray, batch_size: int, context_length: int, count: int) -> Int[np.ndarray, "N B T+1"]:
-    """At most `count` batches, spread evenly from the first token to the last; rows overlap only in a text too short."""
+    """At most `count` batches, spread evenly from the first token to the last; they overlap only in a short text."""
     _check_length(tokens, context_length)
     last = len(tokens) - context_length - 1
     most = max(1, (len(tokens) - 1) // context_length // batch_size)

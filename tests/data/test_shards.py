@@ -70,6 +70,12 @@ def test_another_text_or_tokenizer_has_other_tokens(text, folder, tmp_path):
     assert len(list((cache / "tokens").iterdir())) == 4
 
 
+def test_a_text_that_changes_under_its_name_is_tokenised_again(text, tmp_path):
+    before = len(prepare(text, "gpt2", tmp_path).train)
+    (tmp_path / "numbers.txt").write_text(TEXT * 2)
+    assert len(prepare(text, "gpt2", tmp_path).train) > 1.9 * before
+
+
 def test_a_tokenizer_can_be_brought_along(text, tmp_path):
     runs_own = CharTokenizer.from_text("é" + TEXT)
     data = prepare(text, runs_own, tmp_path)
