@@ -10,7 +10,10 @@ override PYTHON := $(shell $(PYTHON) -c '' 2>/dev/null && echo $(PYTHON) \
   || ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/*/bin/$(notdir $(PYTHON)) 2>/dev/null | tail -n 1 | grep . || echo $(PYTHON))
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 TAKEN_BY := $(shell sed -n 's/^version *= *\([0-9]*\.[0-9]*\).*/\1/p' .venv/pyvenv.cfg 2>/dev/null)
-VENV := $(if $(and $(VERSION),$(filter-out $(VERSION),$(TAKEN_BY))),.venv-$(VERSION),.venv)
+VENV := $(if $(filter-out $(VERSION),$(TAKEN_BY)),.venv-$(VERSION),.venv)
+ifeq ($(VERSION)$(filter clean,$(MAKECMDGOALS)),)
+  $(error PYTHON=$(PYTHON) is not a Python that runs; jaxgpt needs 3.11 or later: make PYTHON=/path/to/python3)
+endif
 PIP := $(VENV)/bin/python -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt
 
 .PHONY: quickstart install test test-slow check clean
@@ -47,7 +50,7 @@ $(VENV)/.package $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt | $(
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "PYTHON=$(PYTHON) is $(if $(VERSION),Python $(VERSION),not a Python that runs); jaxgpt needs 3.11 or later: make PYTHON=/path/to/python3" >&2; exit 1; }
+	  echo "PYTHON=$(PYTHON) is Python $(VERSION); jaxgpt needs 3.11 or later: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@reason=$$($(PYTHON) -m venv $(VENV) 2>&1) || { rm -rf $(VENV); \
 	  echo "PYTHON=$(PYTHON) cannot make a virtual environment. On Debian and Ubuntu: apt install python$(VERSION)-venv; or name another: make PYTHON=/path/to/python3" >&2; \
 	  echo "It said: $$reason" >&2; exit 1; }
