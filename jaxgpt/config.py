@@ -52,7 +52,7 @@ class GPTConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What activations and products are computed in; parameters, statistics and the loss stay float32."""
     attention: Backend = "auto"
-    """Attention backend by name. auto: cuDNN on NVIDIA GPUs where it can, banded under a short window, plain XLA else."""
+    """Attention backend by name. auto: cuDNN on NVIDIA GPUs where it can, banded for a short window, plain XLA else."""
     scan_layers: bool = False
     """Compile one block and loop over it: quicker to compile, the same numbers."""
 
@@ -160,7 +160,7 @@ class GPTConfig:
         return cls(**fields)
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> "GPTConfig":  # noqa: ANN401
+    def preset(cls, name: str, **changes: Any) -> "GPTConfig":
         """A named model, with fields changed. Raises ValueError on an unknown name."""
         if name not in MODELS:
             raise ValueError(f"there is no model preset {name!r}{_nearest(name, MODELS)}")

@@ -22,7 +22,14 @@ MASKED = jnp.finfo(jnp.float32).min
 
 
 def attend(
-    q: Queries, k: Keys, v: Keys, seen: Bool[Array, "#B T S"], *, scale: float, rate: float = 0.0, key: Array | None = None
+    q: Queries,
+    k: Keys,
+    v: Keys,
+    seen: Bool[Array, "#B T S"],
+    *,
+    scale: float,
+    rate: float = 0.0,
+    key: Array | None = None,
 ) -> Queries:
     """softmax(scale q kT) v over the keys that `seen` allows; scores and softmax in float32."""
     batch, length, heads, size = q.shape
@@ -33,18 +40,14 @@ def attend(
     return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
 
 
-def visible(
-    queries: Int[Array, "#B T"], keys: Int[Array, "#B S"], window: int | None
-) -> Bool[Array, "#B T S"]:
+def visible(queries: Int[Array, "#B T"], keys: Int[Array, "#B S"], window: int | None) -> Bool[Array, "#B T S"]:
     """Which key positions each query position sees. A negative key position is padding or an empty slot."""
     behind = queries[:, :, None] - keys[:, None, :]
     seen = (behind >= 0) & (keys >= 0)[:, None, :]
     return seen if window is None else seen & (behind < window)
 
 
-def xla(
-    q: Queries, k: Keys, v: Keys, *, window: int | None, scale: float, rate: float, key: Array | None
-) -> Queries:
+def xla(q: Queries, k: Keys, v: Keys, *, window: int | None, scale: float, rate: float, key: Array | None) -> Queries:
     """All T x T scores at once."""
     steps = jnp.arange(q.shape[1])[None]
     return attend(q, k, v, visible(steps, steps, window), scale=scale, rate=rate, key=key)
@@ -75,10 +78,9 @@ def banded(
     return mixed.reshape(batch, blocks * window, *q.shape[2:])[:, :length]
 
 
-def cudnn(
-    q: Queries, k: Keys, v: Keys, *, window: int | None, scale: float, rate: float, key: Array | None
-) -> Queries:
-    """cuDNN's fused attention: no T x T matrix in memory."""
+def cudnn(q: Queries, k: Keys, v: Keys, *, window: int | None, scale: float, rate: float, key: Array | None) -> Queries:
+    """NVIDIA's fused attention: no T x T matrix in memory."""
+    del rate, key  # `choose` refuses dropout here
     # The pair excludes the query itself; without is_causal a window would attend to the future.
     look_back = None if window is None else (window - 1, 0)
     return jax.nn.dot_product_attention(

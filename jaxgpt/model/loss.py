@@ -4,13 +4,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
 from jaxgpt.model.gpt import GPT
 
 CHUNK = 512
-"""Tokens whose logits exist at once: at a vocabulary of 50304 they take 103 MB in float32, not the batch's gigabytes."""
+"""Tokens whose logits exist at once: at a vocabulary of 50304 they take 103 MB in float32, not gigabytes."""
 
 
 def next_token_loss(model: GPT, tokens: Int[Array, "B S"], key: Array | None = None) -> Float[Array, ""]:
@@ -18,6 +19,17 @@ def next_token_loss(model: GPT, tokens: Int[Array, "B S"], key: Array | None = N
     x = model.hidden(tokens[:, :-1], key)
     x, targets = x.reshape(-1, x.shape[-1]), tokens[:, 1:].reshape(-1)
     return cross_entropy(x, model.output_table, targets, model.config.vocab_size) / targets.size
+
+
+@jax.jit
+def batch_loss(model: GPT, tokens: Int[Array, "B S"]) -> Float[Array, ""]:
+    """`next_token_loss` compiled, without dropout."""
+    return next_token_loss(model, tokens)
+
+
+def mean_loss(model: GPT, batches: Int[Array | np.ndarray, "N B S"]) -> float:
+    """Mean loss in nats per token over batches of equal size."""
+    return float(np.mean([batch_loss(model, tokens) for tokens in batches], dtype=np.float64))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -54,6 +66,7 @@ def _forward(x: Array, table: Array, targets: Array, vocab_size: int) -> tuple[A
 
 
 def _backward(vocab_size: int, gradients: tuple[Array, Array], d_loss: Array) -> tuple[Array, Array, None]:
+    del vocab_size  # custom_vjp hands it over all the same
     d_x, d_table = gradients
     return d_x * d_loss.astype(d_x.dtype), d_table * d_loss, None
 

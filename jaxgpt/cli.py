@@ -1,0 +1,59 @@
+"""The command `jaxgpt`: finds the subcommand, imports it, and turns errors into one message."""
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+
+COMMANDS = {
+    "train": "train a GPT, or go on with a run",
+    "generate": "continue a text",
+    "evaluate": "loss, perplexity and bits per byte on a text",
+}
+"""The subcommands; each is the module of that name in jaxgpt.commands, and its `main(arguments)`."""
+
+USAGE = """usage: jaxgpt COMMAND [...]
+
+GPT-2 in JAX.
+
+{}
+
+Each has its own --help. `jaxgpt train` alone needs nothing else."""
+
+
+def main() -> int:
+    """Run the command line; returns the exit code: 0 done, 2 what was asked for is not possible."""
+    name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    if name in ("-h", "--help"):
+        print(USAGE.format("\n".join(f"  {command:<10} {purpose}" for command, purpose in COMMANDS.items())))
+        return 0
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"jaxgpt {version('jaxgpt')}")
+        return 0
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        return _refuse(f"there is no command {name!r}; " + (f"did you mean {close[0]!r}?" if close else "see --help"))
+    try:
+        return importlib.import_module(f"jaxgpt.commands.{name}").main(arguments)
+    except ValueError as error:
+        if not _is_ours(error):
+            raise
+        return _refuse(str(error))
+
+
+def _is_ours(error: ValueError) -> bool:
+    """Whether our own code raised this to tell the user something; all else is a defect and keeps its traceback."""
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    package = Path(__file__).parent
+    return "JAXGPT_TRACEBACK" not in os.environ and bool(
+        {package, package.parent / "converters"} & set(raised_in.parents)
+    )
+
+
+def _refuse(message: str) -> int:
+    print(f"jaxgpt: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,32 @@
+"""One door to every model: a run folder, a Hugging Face folder or hub id, a weights file."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.config import GPTConfig
+from jaxgpt.data import GPT2Tokenizer, Tokenizer
+from jaxgpt.model.gpt import GPT, with_config
+from jaxgpt.training.checkpoint import Checkpoints
+from jaxgpt.training.run import is_run, read_run
+
+
+def load(source: str | Path, **config_changes: Any) -> GPT:
+    """The model at a source: a run folder (its newest checkpoint), an HF folder, a weights file, or a hub id.
+
+    Raises ValueError where there is none, or a change of config needs weights that the source does not have.
+    """
+    if not is_run(Path(source)):
+        from converters import load_pretrained
+
+        return load_pretrained(str(source), **config_changes)
+    run = read_run(Path(source))
+    with Checkpoints(run.checkpoints) as checkpoints:
+        if checkpoints.latest is None:
+            raise ValueError(f"{source} has no checkpoint yet; train it first: jaxgpt train --resume {source}")
+        model = checkpoints.restore_model(run.config.model, checkpoints.latest)
+    return with_config(model, GPTConfig.from_dict({**model.config.to_dict(), **config_changes}))
+
+
+def load_tokenizer(source: str | Path) -> Tokenizer:
+    """The tokenizer a source was trained with; GPT-2's, where the source is not a run of ours."""
+    return read_run(Path(source)).tokenizer if is_run(Path(source)) else GPT2Tokenizer()

@@ -1,0 +1,201 @@
+"""Everything a run is made of, and the runs that have a name."""
+
+import dataclasses
+import difflib
+from typing import Any, Literal
+
+from jaxgpt.config import GPTConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is read, and in which tokens."""
+
+    source: str = "stdlib"
+    """stdlib (Python's own source and documentation), shakespeare, or the path of a text file or folder."""
+    tokenizer: Literal["gpt2", "char"] = "gpt2"
+    """gpt2: the 50257 byte-pair tokens of GPT-2. char: one token for each character of the text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter 2019) under a warm-up and a cosine."""
+
+    learning_rate: float = 6e-4
+    """The peak, reached after the warm-up."""
+    final_learning_rate: float = 6e-5
+    """Where the cosine ends, at the last step."""
+    warmup_steps: int = 100
+    """Steps of linear rise from 0."""
+    weight_decay: float = 0.1
+    """On matrices and embedding tables; never on biases and LayerNorms."""
+    beta1: float = 0.9
+    """Decay of the gradient's running mean."""
+    beta2: float = 0.95
+    """Decay of the squared gradient's running mean."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to at most this global norm."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        for name in ("final_learning_rate", "warmup_steps", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be below 0")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    model: GPTConfig = dataclasses.field(default_factory=GPTConfig)
+    """The architecture."""
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    """The text."""
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    """How weights move."""
+    steps: int = 1000
+    """Updates of the weights."""
+    batch_size: int = 32
+    """Sequences per update."""
+    microbatches: int = 1
+    """Pieces that a batch is computed in: less memory, the same update."""
+    seed: int = 0
+    """Of the weights, the data order and dropout."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+    eval_every: int = 250
+    """Steps between two validations; a checkpoint is saved with each."""
+    eval_batches: int = 20
+    """Batches of held-back text that a validation reads, always the same ones."""
+    keep_checkpoints: int = 2
+    """The latest so many checkpoints are kept, and the best."""
+    sample_tokens: int = 128
+    """Length of the sample written after the last step; 0: none."""
+    wandb: bool = False
+    """Send metrics to Weights & Biases too (pip install 'jaxgpt[wandb]')."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "microbatches", "log_every", "eval_every", "eval_batches", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("steps", "sample_tokens", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be below 0")
+        if self.batch_size % self.microbatches:
+            raise ValueError(
+                f"batch_size={self.batch_size} is not a multiple of microbatches={self.microbatches}; change one"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dict that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "TrainConfig":
+        """The inverse of `to_dict`. Raises ValueError on a field that does not exist."""
+        try:
+            return cls(
+                **{
+                    **fields,
+                    "model": GPTConfig.from_dict(fields["model"]),
+                    "data": DataConfig(**fields["data"]),
+                    "optimizer": OptimizerConfig(**fields["optimizer"]),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"this is not the config of a run made by this version: {error}") from error
+
+    @classmethod
+    def preset(cls, name: str) -> "TrainConfig":
+        """A named run. Raises ValueError on an unknown name."""
+        if name not in RUNS:
+            close = difflib.get_close_matches(name, RUNS, n=1)
+            raise ValueError(
+                f"there is no preset {name!r}; "
+                + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(RUNS)}")
+            )
+        return RUNS[name].config
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A named run and what it is for."""
+
+    purpose: str
+    config: TrainConfig
+
+
+def _gpt2(name: str, learning_rate: float, microbatches: int) -> TrainConfig:
+    """OpenAI's size, trained as nanoGPT does: 0.5M tokens per update, 600k updates (GPT-3 paper's learning rates)."""
+    return TrainConfig(
+        model=GPTConfig.preset(name, dtype="bfloat16"),
+        optimizer=OptimizerConfig(learning_rate, learning_rate / 10, warmup_steps=2000),
+        steps=600_000,
+        batch_size=480,
+        microbatches=microbatches,
+        eval_every=1000,
+        eval_batches=4,
+    )
+
+
+RUNS: dict[str, Run] = {
+    "quickstart": Run(
+        "a small GPT on Python's own source and documentation; a few minutes on two CPU cores, no network",
+        TrainConfig(
+            model=GPTConfig.preset("quickstart"),
+            optimizer=OptimizerConfig(3e-3, 3e-4, warmup_steps=50),
+            steps=400,
+            batch_size=8,
+            eval_every=100,
+            eval_batches=8,
+        ),
+    ),
+    "shakespeare-char-cpu": Run(
+        "nanoGPT's CPU example: Shakespeare by characters, validation loss 1.88 after 2000 steps",
+        TrainConfig(
+            model=GPTConfig.preset("shakespeare-char-cpu"),
+            data=DataConfig("shakespeare", "char"),
+            optimizer=OptimizerConfig(1e-3, 1e-4, warmup_steps=100, beta2=0.99),
+            steps=2000,
+            batch_size=12,
+            eval_batches=200,
+            sample_tokens=500,
+        ),
+    ),
+    "shakespeare-char": Run(
+        "nanoGPT's GPU example: Shakespeare by characters, validation loss 1.47",
+        TrainConfig(
+            model=GPTConfig.preset("shakespeare-char"),
+            data=DataConfig("shakespeare", "char"),
+            optimizer=OptimizerConfig(1e-3, 1e-4, warmup_steps=100, beta2=0.99),
+            steps=5000,
+            batch_size=64,
+            eval_batches=100,
+            sample_tokens=500,
+        ),
+    ),
+    "gpt2": Run("GPT-2 124M from scratch on your text; a GPU with 40 GB", _gpt2("gpt2", 6e-4, 15)),
+    "gpt2-medium": Run("GPT-2 355M", _gpt2("gpt2-medium", 3e-4, 30)),
+    "gpt2-large": Run("GPT-2 774M", _gpt2("gpt2-large", 2.5e-4, 60)),
+    "gpt2-xl": Run("GPT-2 1.5B", _gpt2("gpt2-xl", 2e-4, 120)),
+    "tiny": Run(
+        "a second's work, for tests and first steps",
+        TrainConfig(
+            model=GPTConfig.preset("tiny", vocab_size=65),
+            data=DataConfig("shakespeare", "char"),
+            optimizer=OptimizerConfig(3e-3, 3e-4, warmup_steps=5),
+            steps=40,
+            batch_size=4,
+            log_every=1,
+            eval_every=10,
+            eval_batches=2,
+            sample_tokens=16,
+        ),
+    ),
+}
+"""The runs with a name: `jaxgpt train NAME`."""

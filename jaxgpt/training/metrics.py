@@ -1,0 +1,170 @@
+"""Where a run's numbers go: JSON lines, TensorBoard, Weights & Biases, and a person's terminal."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.run import Run
+from jaxgpt.training.step import Metrics
+
+Line = dict[str, float]
+
+
+class Reporter:
+    """Turns the numbers of each step into lines, and sends the lines to their places. Use as a context."""
+
+    def __init__(self, run: Run, start: int, console: Console) -> None:
+        config = run.config
+        self._every = config.log_every
+        self._tokens_per_step = config.batch_size * config.model.context_length
+        self._clock, self._clock_step = time.perf_counter(), start
+        self._places = ExitStack()
+        self._log = self._places.enter_context(MetricsLog(run.folder, config, start))
+        self._display = self._places.enter_context(Display(console, start, config.steps))
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._places.close()
+
+    def report(self, step: int, metrics: Metrics, val_loss: float | None = None) -> None:
+        """Fetch the numbers of a step, and write them where a line is due.
+
+        Raises ValueError where one is not finite.
+        """
+        line: Line = {"step": step, **{name: float(value) for name, value in metrics._asdict().items()}}
+        if val_loss is not None:
+            line["val_loss"] = val_loss
+        check_finite(line)
+        if val_loss is not None or step % self._every == 0:
+            line["tokens_per_second"] = self._speed(step)
+            self._log.write(line)
+            self._display.show(line)
+
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Time spent within does not count as training."""
+        began = time.perf_counter()
+        yield
+        self._clock += time.perf_counter() - began
+
+    def _speed(self, step: int) -> float:
+        now = time.perf_counter()
+        speed = (step - self._clock_step) * self._tokens_per_step / (now - self._clock)
+        self._clock, self._clock_step = now, step
+        return speed
+
+
+def check_finite(line: Line) -> None:
+    """Raise ValueError where a number is NaN or infinite."""
+    for name, value in line.items():
+        if not math.isfinite(value):
+            raise ValueError(
+                f"{name} is {value} at step {line['step']}: training stopped, and no checkpoint was made of this; "
+                "resume from the last good one with a lower --optimizer.learning-rate"
+            )
+
+
+class MetricsLog:
+    """metrics.jsonl, TensorBoard events and, where the config asks for it, wandb. Lines after `start` are undone."""
+
+    def __init__(self, folder: Path, config: TrainConfig, start: int) -> None:
+        path = folder / "metrics.jsonl"
+        _forget_after(path, start)
+        self._wandb = _start_wandb(folder, config) if config.wandb else None
+        self._lines = path.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(folder), purge_step=start + 1)
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lines.close()
+        self._events.close()
+        if self._wandb:
+            self._wandb.finish()
+
+    def write(self, line: Line) -> None:
+        """One line; `step` is the number of updates done."""
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        numbers = {name: value for name, value in line.items() if name != "step"}
+        for name, value in numbers.items():
+            self._events.add_scalar(name, value, line["step"])
+        if self._wandb:
+            self._wandb.log(numbers, step=line["step"])
+
+
+class Display:
+    """A live line on a terminal; where output is piped, plain lines."""
+
+    def __init__(self, console: Console, start: int, steps: int) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("train", total=steps, completed=start, status="compiling")
+
+    def __enter__(self) -> "Display":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, line: Line) -> None:
+        """The newest metrics. A validation stays on the screen."""
+        status = f"loss {line['loss']:.3f}  {line['tokens_per_second']:,.0f} tokens/s"
+        self._progress.update(self._task, completed=line["step"], status=status)
+        if "val_loss" in line:
+            status += f"  validation loss {line['val_loss']:.3f}"
+        if "val_loss" in line or not self._console.is_terminal:
+            self._console.print(f"step {line['step']:>6}  {status}", highlight=False)
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the lines of steps that the restored checkpoint has not seen, and a last line cut off by a kill."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+    draft = path.with_suffix(".part")
+    draft.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    draft.replace(path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _start_wandb(folder: Path, config: TrainConfig) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError("--wandb needs the package: pip install 'jaxgpt[wandb]'") from error
+    return wandb.init(project="jaxgpt", name=folder.name, id=folder.name, resume="allow", config=config.to_dict())
