@@ -1,1 +1,5 @@
-"""Weights in and out of other layouts."""
+"""Weights in and out: one table per architecture, read in both directions."""
+
+from converters.load import load_pretrained
+
+__all__ = ["load_pretrained"]

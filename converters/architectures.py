@@ -1,0 +1,98 @@
+"""One table per architecture: their tensor, our parameters, the layout between. A new architecture is a new table."""
+
+import dataclasses
+import re
+from collections.abc import Collection, Iterator
+
+from converters.layouts import Layout, Sizes, layout
+from jaxgpt.config import GPTConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One tensor of theirs and the parameters of ours that it holds."""
+
+    theirs: str
+    ours: tuple[str, ...]
+    layout: Layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """How one model class of transformers names and lays out its tensors."""
+
+    name: str
+    prefix: str
+    """What the tensors of the body begin with; published files often leave it out."""
+    table: tuple[tuple[str, str, str], ...]
+    """Their name, our names, the layout. `*` stands for the layer's number."""
+    strays: str = r"$^"
+    """What a file may hold besides, a regular expression: buffers that older versions saved."""
+
+    def rows(self, config: GPTConfig, parameters: Collection[str]) -> Iterator[Row]:
+        """The rows of a model with these parameters, layer by layer. A parameter without a row is a ValueError."""
+        found = [row for row in self._all_rows(config) if any(name in parameters for name in row.ours)]
+        if lost := set(parameters) - {name for row in found for name in row.ours}:
+            raise ValueError(
+                f"{self.name} has no tensor for {', '.join(sorted(lost))}; add a row to its table, "
+                "or choose another architecture"
+            )
+        yield from found
+
+    def _all_rows(self, config: GPTConfig) -> Iterator[Row]:
+        for theirs, ours, text in self.table:
+            for layer in range(config.num_layers) if "*" in theirs else (0,):
+                names = ours.replace("*", str(layer)).split()
+                yield Row(theirs.replace("*", str(layer)), tuple(names), layout(text))
+
+    def body_name(self, name: str) -> str:
+        """A tensor's name without the prefix."""
+        return name.removeprefix(self.prefix)
+
+    def is_stray(self, name: str) -> bool:
+        """Whether the tensor is one that says nothing about the model."""
+        return re.fullmatch(self.strays, name) is not None
+
+
+def sizes(config: GPTConfig) -> Sizes:
+    """What the letters of layout strings stand for. Vocabulary: without padding rows, which no other library has."""
+    return {
+        "v": config.vocab_size,
+        "t": config.context_length,
+        "d": config.d_model,
+        "f": config.mlp_width,
+        "n": config.num_heads,
+        "k": config.kv_heads,
+        "h": config.head_dim,
+    }
+
+
+QKV = "blocks.*.attn.query.{0} blocks.*.attn.key.{0} blocks.*.attn.value.{0}"
+
+GPT2 = Architecture(
+    name="gpt2",
+    prefix="transformer.",
+    strays=r"h\.\d+\.attn\.(masked_)?bias",  # the causal mask and its filler
+    table=(
+        ("wte.weight", "embed", "v d -> v d"),
+        ("wpe.weight", "position", "t d -> t d"),
+        ("h.*.ln_1.weight", "blocks.*.attn_norm.scale", "d -> d"),
+        ("h.*.ln_1.bias", "blocks.*.attn_norm.bias", "d -> d"),
+        # Conv1D: inputs first, as in our kernels.
+        ("h.*.attn.c_attn.weight", QKV.format("kernel"), "d (n h | k h | k h) -> d n h, d k h, d k h"),
+        ("h.*.attn.c_attn.bias", QKV.format("bias"), "(n h | k h | k h) -> n h, k h, k h"),
+        ("h.*.attn.c_proj.weight", "blocks.*.attn.out.kernel", "(n h) d -> n h d"),
+        ("h.*.attn.c_proj.bias", "blocks.*.attn.out.bias", "d -> d"),
+        ("h.*.ln_2.weight", "blocks.*.mlp_norm.scale", "d -> d"),
+        ("h.*.ln_2.bias", "blocks.*.mlp_norm.bias", "d -> d"),
+        ("h.*.mlp.c_fc.weight", "blocks.*.mlp.up.kernel", "d f -> d f"),
+        ("h.*.mlp.c_fc.bias", "blocks.*.mlp.up.bias", "f -> f"),
+        ("h.*.mlp.c_proj.weight", "blocks.*.mlp.down.kernel", "f d -> f d"),
+        ("h.*.mlp.c_proj.bias", "blocks.*.mlp.down.bias", "d -> d"),
+        ("ln_f.weight", "norm.scale", "d -> d"),
+        ("ln_f.bias", "norm.bias", "d -> d"),
+        ("lm_head.weight", "head", "v d -> v d"),
+    ),
+)
+
+ARCHITECTURES = {architecture.name: architecture for architecture in (GPT2,)}

@@ -1,0 +1,31 @@
+"""Where weights come from: a path on this machine, or the name of a model on the Hugging Face hub."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+CONFIGS = ("config.json", "generation_config.json")
+SAFETENSORS = ("model*.safetensors", "model.safetensors.index.json")
+
+
+def local_path(source: str | Path) -> Path:
+    """The file or folder of a source; a model of the hub is downloaded into the hub's cache, or found there.
+
+    HF_HUB_OFFLINE, HF_ENDPOINT and HF_HOME are honoured. Raises ValueError where nothing is found.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source), re.ASCII):
+        raise ValueError(f"{source} does not exist; give a folder, a weights file, or a hub id such as owner/model")
+    return _snapshot(str(source), (*CONFIGS, *SAFETENSORS))
+
+
+def _snapshot(model: str, patterns: tuple[str, ...]) -> Path:
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:  # not found, no network, off line
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{model} is no path on this machine, and the hub gave no such model: {reason}") from None

@@ -1,0 +1,132 @@
+"""Pretrained weights as a GPT: read what the shards of this process need, straight to where it lives."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from converters.architectures import ARCHITECTURES, Architecture, Row, sizes
+from converters.hf_config import config_from_hf
+from converters.hub import local_path
+from converters.placement import sharding
+from converters.tensors import Tensor, Tensors, read_folder, read_json
+from jaxgpt.config import GPTConfig
+from jaxgpt.model.gpt import GPT, abstract_model, named_parameters
+
+Index = tuple[slice, ...]
+
+
+def load_pretrained(
+    source: str | Path,
+    mesh: Mesh | None = None,
+    dtype: Any | None = None,
+    *,
+    allow_nonfinite: bool = False,
+    **config_changes: Any,
+) -> GPT:
+    """The GPT of a Hugging Face folder or hub id. Parameters are float32 whatever the file holds.
+
+    With a mesh of axes (data, fsdp), each parameter arrives sharded, and only the bytes of this process's shards are
+    read. dtype is what the model computes in, the dtype of its config. Other fields of GPTConfig may be changed where
+    the weights do not depend on them.
+
+    Raises ValueError where nothing is found, the files are broken, tensors are missing, unexpected or misshapen, a
+    weight is NaN or infinite (unless allow_nonfinite), or the config asks for what the model cannot do.
+    """
+    folder = local_path(source)
+    fields = read_json(folder / "config.json")
+    config = changed(config_from_hf(fields), dtype=dtype, **config_changes)
+    return fill(config, ARCHITECTURES[fields["model_type"]], read_folder(folder), mesh, allow_nonfinite)
+
+
+FREE = ("dtype", "dropout", "attention", "scan_layers", "window")
+"""Fields that no weight depends on."""
+
+
+def changed(config: GPTConfig, dtype: Any | None = None, **changes: Any) -> GPTConfig:
+    """The config with fields changed. Raises ValueError where the weights would not fit."""
+    if dtype is not None:
+        changes["dtype"] = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    for name in changes:
+        if name not in FREE:
+            raise ValueError(f"{name} cannot be changed on loaded weights; what can: {', '.join(FREE)}")
+    return dataclasses.replace(config, **changes)
+
+
+def fill(
+    config: GPTConfig, architecture: Architecture, tensors: Tensors, mesh: Mesh | None, allow_nonfinite: bool
+) -> GPT:
+    """A model of this config with the numbers of these tensors."""
+    model = abstract_model(config)
+    parameters = named_parameters(model)
+    rows = list(architecture.rows(config, parameters))
+    tensors = matched(config, architecture, rows, tensors)
+    arrays: dict[str, Array] = {}
+    nonfinite: list[str] = []
+    for row in rows:
+        pieces = row.layout.split(tensors[row.theirs].view(), sizes(config))
+        finite: list[bool] = []
+        for name, piece in zip(row.ours, pieces, strict=True):
+            arrays[name] = place(piece, parameters[name].shape, mesh, finite)
+        if not all(finite):
+            nonfinite.append(row.theirs)
+    if nonfinite and not allow_nonfinite:
+        raise ValueError(
+            f"NaN or infinity in {', '.join(nonfinite)}: these weights are broken; "
+            "allow_nonfinite loads them all the same"
+        )
+    return jax.tree.unflatten(jax.tree.structure(model), [arrays[name] for name in parameters])
+
+
+def matched(config: GPTConfig, architecture: Architecture, rows: list[Row], tensors: Tensors) -> Tensors:
+    """The tensors by the names of the table. Raises ValueError with all that are missing, unexpected or misshapen."""
+    found = {architecture.body_name(name): tensor for name, tensor in tensors.items()}
+    if len(found) < len(tensors):
+        raise ValueError(f"tensors occur twice, with and without {architecture.prefix!r}: keep one of each")
+    expected = {row.theirs: row.layout.shape(sizes(config)) for row in rows}
+    problems = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in found]
+    for name, tensor in found.items():
+        if name in expected:
+            problems += [f"misshapen: {name} {wrong}" for wrong in _misfit(tensor, expected[name])]
+        elif not architecture.is_stray(name) and not _repeats_the_tied_head(name, config, found):
+            problems.append(f"unexpected: {name} {list(tensor.shape)}")
+    if problems:
+        raise ValueError(f"the weights do not fit config.json as {architecture.name}:\n  " + "\n  ".join(problems))
+    return found
+
+
+def _misfit(tensor: Tensor, shape: tuple[int, ...]) -> list[str]:
+    if tensor.shape != shape:
+        return [f"is {list(tensor.shape)} but has to be {list(shape)}"]
+    return [] if tensor.dtype is not None else ["is not of float64, float32, float16 or bfloat16 numbers"]
+
+
+def _repeats_the_tied_head(name: str, config: GPTConfig, found: Mapping[str, Tensor]) -> bool:
+    """Whether this is the head, written out though it is tied, and equal to the embedding table."""
+    if name != "lm_head.weight" or not config.tie_embeddings or "wte.weight" not in found:
+        return False
+    head, table = found[name], found["wte.weight"]
+    return head.shape == table.shape and head.dtype == table.dtype and np.array_equal(head.view(), table.view())
+
+
+def place(piece: np.ndarray, shape: tuple[int, ...], mesh: Mesh | None, finite: list[bool]) -> Array:
+    """A parameter in float32 on its devices; of `piece`, only what they hold is read. Rows past its end are zero."""
+
+    def read(index: Index | None) -> np.ndarray:
+        index = index or (slice(None),) * len(shape)
+        bounds = [range(size)[cut] for size, cut in zip(shape, index, strict=True)]
+        part = np.zeros([len(bound) for bound in bounds], np.float32)
+        inside = tuple(slice(max(0, min(len(b), size - b.start))) for b, size in zip(bounds, piece.shape))
+        part[inside] = piece[index]
+        finite.append(bool(np.isfinite(part).all()))
+        return part
+
+    if mesh is None:
+        return jnp.asarray(read(None))
+    return jax.make_array_from_callback(shape, sharding(shape, mesh), read)
