@@ -23,7 +23,7 @@ class Architecture:
 
     name: str
     prefix: str
-    """What the tensors of the body begin with; published files often leave it out."""
+    """What the names of all tensors but the head begin with; published files often leave it out."""
     table: tuple[tuple[str, str, str], ...]
     """Their name, our names, the layout. `*` stands for the layer's number."""
     strays: str = r"$^"
@@ -45,9 +45,13 @@ class Architecture:
                 names = ours.replace("*", str(layer)).split()
                 yield Row(theirs.replace("*", str(layer)), tuple(names), layout(text))
 
-    def body_name(self, name: str) -> str:
-        """A tensor's name without the prefix."""
+    def short_name(self, name: str) -> str:
+        """A tensor's name as the table has it: without the prefix."""
         return name.removeprefix(self.prefix)
+
+    def full_name(self, name: str) -> str:
+        """A name of the table as the model class has it."""
+        return name if name == HEAD else self.prefix + name
 
     def is_stray(self, name: str) -> bool:
         """Whether the tensor is one that says nothing about the model."""
@@ -67,6 +71,7 @@ def sizes(config: GPTConfig) -> Sizes:
     }
 
 
+HEAD = "lm_head.weight"
 QKV = "blocks.*.attn.query.{0} blocks.*.attn.key.{0} blocks.*.attn.value.{0}"
 
 GPT2 = Architecture(
@@ -91,8 +96,61 @@ GPT2 = Architecture(
         ("h.*.mlp.c_proj.bias", "blocks.*.mlp.down.bias", "d -> d"),
         ("ln_f.weight", "norm.scale", "d -> d"),
         ("ln_f.bias", "norm.bias", "d -> d"),
-        ("lm_head.weight", "head", "v d -> v d"),
+        (HEAD, "head", "v d -> v d"),
     ),
 )
 
-ARCHITECTURES = {architecture.name: architecture for architecture in (GPT2,)}
+GPT_BIGCODE = Architecture(
+    name="gpt_bigcode",
+    prefix="transformer.",
+    strays=r"(h\.\d+\.attn\.)?(masked_)?bias",
+    table=(
+        ("wte.weight", "embed", "v d -> v d"),
+        ("wpe.weight", "position", "t d -> t d"),
+        ("h.*.ln_1.weight", "blocks.*.attn_norm.scale", "d -> d"),
+        ("h.*.ln_1.bias", "blocks.*.attn_norm.bias", "d -> d"),
+        # Linear: outputs first; one key head and one value head follow all the query heads.
+        ("h.*.attn.c_attn.weight", QKV.format("kernel"), "(n h | k h | k h) d -> d n h, d k h, d k h"),
+        ("h.*.attn.c_attn.bias", QKV.format("bias"), "(n h | k h | k h) -> n h, k h, k h"),
+        ("h.*.attn.c_proj.weight", "blocks.*.attn.out.kernel", "d (n h) -> n h d"),
+        ("h.*.attn.c_proj.bias", "blocks.*.attn.out.bias", "d -> d"),
+        ("h.*.ln_2.weight", "blocks.*.mlp_norm.scale", "d -> d"),
+        ("h.*.ln_2.bias", "blocks.*.mlp_norm.bias", "d -> d"),
+        ("h.*.mlp.c_fc.weight", "blocks.*.mlp.up.kernel", "f d -> d f"),
+        ("h.*.mlp.c_fc.bias", "blocks.*.mlp.up.bias", "f -> f"),
+        ("h.*.mlp.c_proj.weight", "blocks.*.mlp.down.kernel", "d f -> f d"),
+        ("h.*.mlp.c_proj.bias", "blocks.*.mlp.down.bias", "d -> d"),
+        ("ln_f.weight", "norm.scale", "d -> d"),
+        ("ln_f.bias", "norm.bias", "d -> d"),
+        (HEAD, "head", "v d -> v d"),
+    ),
+)
+
+STARCODER2 = Architecture(
+    name="starcoder2",
+    prefix="model.",
+    table=(
+        ("embed_tokens.weight", "embed", "v d -> v d"),
+        ("layers.*.input_layernorm.weight", "blocks.*.attn_norm.scale", "d -> d"),
+        ("layers.*.input_layernorm.bias", "blocks.*.attn_norm.bias", "d -> d"),
+        ("layers.*.self_attn.q_proj.weight", "blocks.*.attn.query.kernel", "(n h) d -> d n h"),
+        ("layers.*.self_attn.q_proj.bias", "blocks.*.attn.query.bias", "(n h) -> n h"),
+        ("layers.*.self_attn.k_proj.weight", "blocks.*.attn.key.kernel", "(k h) d -> d k h"),
+        ("layers.*.self_attn.k_proj.bias", "blocks.*.attn.key.bias", "(k h) -> k h"),
+        ("layers.*.self_attn.v_proj.weight", "blocks.*.attn.value.kernel", "(k h) d -> d k h"),
+        ("layers.*.self_attn.v_proj.bias", "blocks.*.attn.value.bias", "(k h) -> k h"),
+        ("layers.*.self_attn.o_proj.weight", "blocks.*.attn.out.kernel", "d (n h) -> n h d"),
+        ("layers.*.self_attn.o_proj.bias", "blocks.*.attn.out.bias", "d -> d"),
+        ("layers.*.post_attention_layernorm.weight", "blocks.*.mlp_norm.scale", "d -> d"),
+        ("layers.*.post_attention_layernorm.bias", "blocks.*.mlp_norm.bias", "d -> d"),
+        ("layers.*.mlp.c_fc.weight", "blocks.*.mlp.up.kernel", "f d -> d f"),
+        ("layers.*.mlp.c_fc.bias", "blocks.*.mlp.up.bias", "f -> f"),
+        ("layers.*.mlp.c_proj.weight", "blocks.*.mlp.down.kernel", "d f -> f d"),
+        ("layers.*.mlp.c_proj.bias", "blocks.*.mlp.down.bias", "d -> d"),
+        ("norm.weight", "norm.scale", "d -> d"),
+        ("norm.bias", "norm.bias", "d -> d"),
+        (HEAD, "head", "v d -> v d"),
+    ),
+)
+
+ARCHITECTURES = {architecture.name: architecture for architecture in (GPT2, GPT_BIGCODE, STARCODER2)}

@@ -19,36 +19,82 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-"""Their name, ours; the first of several is the one written."""
+"""Their name, ours; of several that are the same function, the first is the one written."""
+
+GPT2_FIELDS = (
+    ("vocab_size", "vocab_size", 50257),
+    ("n_positions", "context_length", 1024),
+    ("n_layer", "num_layers", 12),
+    ("n_head", "num_heads", 12),
+    ("n_embd", "d_model", 768),
+    ("n_inner", "d_mlp", None),
+    ("layer_norm_epsilon", "layer_norm_epsilon", 1e-5),
+    ("tie_word_embeddings", "tie_embeddings", True),
+)
 
 # Their field, our field, the value where config.json leaves it out.
 TABLES: dict[str, tuple[tuple[str, str, Any], ...]] = {
     "gpt2": (
-        ("vocab_size", "vocab_size", 50257),
-        ("n_positions", "context_length", 1024),
-        ("n_layer", "num_layers", 12),
-        ("n_head", "num_heads", 12),
-        ("n_embd", "d_model", 768),
-        ("n_inner", "d_mlp", None),
+        *GPT2_FIELDS,
         ("activation_function", "activation", "gelu_new"),
-        ("layer_norm_epsilon", "layer_norm_epsilon", 1e-5),
-        ("tie_word_embeddings", "tie_embeddings", True),
         ("scale_attn_by_inverse_layer_idx", "scale_attention_by_layer", False),
+    ),
+    "gpt_bigcode": (*GPT2_FIELDS, ("activation_function", "activation", "gelu_pytorch_tanh")),
+    "starcoder2": (
+        ("vocab_size", "vocab_size", 49152),
+        ("max_position_embeddings", "context_length", 4096),
+        ("num_hidden_layers", "num_layers", 30),
+        ("num_attention_heads", "num_heads", 24),
+        ("num_key_value_heads", "num_kv_heads", 2),
+        ("hidden_size", "d_model", 3072),
+        ("intermediate_size", "d_mlp", 12288),
+        ("norm_epsilon", "layer_norm_epsilon", 1e-5),
+        ("tie_word_embeddings", "tie_embeddings", True),
+        ("hidden_act", "activation", "gelu_pytorch_tanh"),
+        ("sliding_window", "window", None),
     ),
 }
 
-# What must hold for our model to compute the same; a field that is left out does.
-REQUIRED: dict[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
-    "gpt2": (
-        ("scale_attn_weights", (True,)),
-        ("add_cross_attention", (False,)),
-        ("is_encoder_decoder", (False,)),
-        ("pruned_heads", ({}, None)),
-        ("quantization_config", (None,)),
-        ("position_embedding_type", ("absolute", "learned_absolute", None)),
-        ("alibi", (False, None)),
+FIXED: dict[str, Fields] = {
+    "gpt2": {"position": "learned"},
+    "gpt_bigcode": {"position": "learned", "num_kv_heads": 1},
+    "starcoder2": {"position": "rotary"},
+}
+"""Our fields that the architecture decides."""
+
+Required = tuple[tuple[str, tuple[Any, ...]], ...]
+
+NO_OTHER_KIND: Required = (
+    ("add_cross_attention", (False,)),
+    ("is_encoder_decoder", (False,)),
+    ("quantization_config", (None,)),
+    ("alibi", (False, None)),
+)
+WITHOUT_ROTARY: Required = (
+    ("scale_attn_weights", (True,)),
+    ("pruned_heads", ({}, None)),
+    ("position_embedding_type", ("absolute", "learned_absolute", None)),
+    ("rope_scaling", (None,)),
+)
+
+REQUIRED: dict[str, Required] = {
+    "gpt2": (*NO_OTHER_KIND, *WITHOUT_ROTARY),
+    "gpt_bigcode": (*NO_OTHER_KIND, *WITHOUT_ROTARY, ("multi_query", (True,))),
+    "starcoder2": (
+        *NO_OTHER_KIND,
         ("rope_scaling", (None,)),
+        ("use_bias", (True,)),
+        ("mlp_type", ("default",)),
+        ("norm_type", ("layer_norm",)),
     ),
+}
+"""What must hold for our model to compute the same; a field that is left out does."""
+
+CLASSES = {"gpt2": "GPT2LMHeadModel", "gpt_bigcode": "GPTBigCodeForCausalLM", "starcoder2": "Starcoder2ForCausalLM"}
+DROPOUTS = {
+    "gpt2": ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+    "gpt_bigcode": ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+    "starcoder2": ("residual_dropout", "embedding_dropout", "attention_dropout"),
 }
 
 
@@ -62,19 +108,68 @@ def config_from_hf(fields: Fields) -> GPTConfig:
         raise ValueError(f"model_type={kind!r} is not one of {', '.join(TABLES)}: this model is no GPT-2")
     for name, allowed in REQUIRED[kind]:
         if name in fields and fields[name] not in allowed:
-            raise ValueError(
-                f"config.json says {name}={fields[name]!r}, which our model cannot honour; "
-                f"it has to be {allowed[0]!r} or left out"
-            )
-    ours = {our: fields.get(their, default) for their, our, default in TABLES[kind]}
+            raise _refusal(name, fields[name], allowed[0])
+    ours = {our: fields.get(their, default) for their, our, default in TABLES[kind]} | FIXED[kind]
     ours["activation"] = _activation(ours["activation"])
+    if kind == "starcoder2":
+        ours["rope_theta"] = _rope_theta(fields)
+        _check_head_size(fields, ours)
     return _made(ours)
+
+
+def config_to_hf(config: GPTConfig, kind: str, dtype: str, end_of_text: int | None) -> Fields:
+    """The config.json of a model that the architecture can express, its weights stored in `dtype`."""
+    written = {their: getattr(config, our) for their, our, _ in TABLES[kind]}
+    activation = next(their for their, our, _ in TABLES[kind] if our == "activation")
+    written[activation] = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation)
+    if kind == "starcoder2":
+        written |= _starcoder2_fields(config)
+    return {
+        "model_type": kind,
+        "architectures": [CLASSES[kind]],
+        "dtype": dtype,
+        **written,
+        **dict.fromkeys(DROPOUTS[kind], config.dropout),
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+    }
+
+
+def _starcoder2_fields(config: GPTConfig) -> Fields:
+    return {
+        "num_key_value_heads": config.kv_heads,
+        "intermediate_size": config.mlp_width,
+        "sliding_window": config.windows[0],
+        "rope_theta": config.rope_theta,  # transformers 4 reads this one, 5 the other
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "use_bias": True,
+    }
 
 
 def _activation(name: object) -> str:
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"config.json says the activation is {name!r}, which is not one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
+
+
+def _rope_theta(fields: Fields) -> object:
+    rope = fields.get("rope_parameters") or {}
+    if not isinstance(rope, dict) or rope.keys() - {"rope_type", "rope_theta"}:
+        raise _refusal("rope_parameters", rope, {"rope_type": "default", "rope_theta": 10000.0})
+    if rope.get("rope_type", "default") != "default":
+        raise _refusal("rope_type", rope["rope_type"], "default")
+    return rope.get("rope_theta", fields.get("rope_theta", 10000.0))
+
+
+def _check_head_size(fields: Fields, ours: Fields) -> None:
+    if fields.get("head_dim") is not None and fields["head_dim"] * ours["num_heads"] != ours["d_model"]:
+        raise _refusal("head_dim", fields["head_dim"], "hidden_size / num_attention_heads")
+
+
+def _refusal(name: str, value: object, allowed: object) -> ValueError:
+    return ValueError(
+        f"config.json says {name}={value!r}, which our model cannot honour; it has to be {allowed!r} or left out"
+    )
 
 
 def _made(ours: Fields) -> GPTConfig:

@@ -1,7 +1,6 @@
 """Pretrained weights as a GPT: read what the shards of this process need, straight to where it lives."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from converters.architectures import ARCHITECTURES, Architecture, Row, sizes
+from converters.architectures import ARCHITECTURES, HEAD, Architecture, Row, sizes
 from converters.hf_config import config_from_hf
 from converters.hub import local_path
 from converters.placement import sharding
@@ -86,7 +85,7 @@ def fill(
 
 def matched(config: GPTConfig, architecture: Architecture, rows: list[Row], tensors: Tensors) -> Tensors:
     """The tensors by the names of the table. Raises ValueError with all that are missing, unexpected or misshapen."""
-    found = {architecture.body_name(name): tensor for name, tensor in tensors.items()}
+    found = {architecture.short_name(name): tensor for name, tensor in tensors.items()}
     if len(found) < len(tensors):
         raise ValueError(f"tensors occur twice, with and without {architecture.prefix!r}: keep one of each")
     expected = {row.theirs: row.layout.shape(sizes(config)) for row in rows}
@@ -94,7 +93,7 @@ def matched(config: GPTConfig, architecture: Architecture, rows: list[Row], tens
     for name, tensor in found.items():
         if name in expected:
             problems += [f"misshapen: {name} {wrong}" for wrong in _misfit(tensor, expected[name])]
-        elif not architecture.is_stray(name) and not _repeats_the_tied_head(name, config, found):
+        elif not architecture.is_stray(name) and not _repeats_the_tied_head(name, rows, found):
             problems.append(f"unexpected: {name} {list(tensor.shape)}")
     if problems:
         raise ValueError(f"the weights do not fit config.json as {architecture.name}:\n  " + "\n  ".join(problems))
@@ -107,12 +106,13 @@ def _misfit(tensor: Tensor, shape: tuple[int, ...]) -> list[str]:
     return [] if tensor.dtype is not None else ["is not of float64, float32, float16 or bfloat16 numbers"]
 
 
-def _repeats_the_tied_head(name: str, config: GPTConfig, found: Mapping[str, Tensor]) -> bool:
+def _repeats_the_tied_head(name: str, rows: list[Row], found: Tensors) -> bool:
     """Whether this is the head, written out though it is tied, and equal to the embedding table."""
-    if name != "lm_head.weight" or not config.tie_embeddings or "wte.weight" not in found:
+    table = next(row.theirs for row in rows if row.ours == ("embed",))
+    if name != HEAD or table not in found:
         return False
-    head, table = found[name], found["wte.weight"]
-    return head.shape == table.shape and head.dtype == table.dtype and np.array_equal(head.view(), table.view())
+    head, embed = found[HEAD], found[table]
+    return head.shape == embed.shape and head.dtype == embed.dtype and np.array_equal(head.view(), embed.view())
 
 
 def place(piece: np.ndarray, shape: tuple[int, ...], mesh: Mesh | None, finite: list[bool]) -> Array:

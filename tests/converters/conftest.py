@@ -40,6 +40,13 @@ def transformers_model(name, seed=0, **fields):
     return randomize(getattr(transformers, f"{name}ForCausalLM" if name != "GPT2" else "GPT2LMHeadModel")(config), seed)
 
 
+def open_folder(folder):
+    """The model that transformers finds in a folder."""
+    pytest.importorskip("torch", reason="torch is the oracle here, and not installed")
+    transformers = pytest.importorskip("transformers")
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+
+
 def their_logits(model, tokens):
     """What the oracle computes in float64."""
     import torch
@@ -75,7 +82,7 @@ def gradient_error(model, oracle, architecture, tokens):
     with jax.default_matmul_precision("highest"):
         ours = named_parameters(jax.jit(jax.grad(next_token_loss))(model, jnp.asarray(tokens)))
     table, letters = ARCHITECTURES[architecture], sizes(model.config)
-    theirs = {table.body_name(name): gradient for name, gradient in their_gradients(oracle, tokens).items()}
+    theirs = {table.short_name(name): gradient for name, gradient in their_gradients(oracle, tokens).items()}
     worst = 0.0
     for row in table.rows(model.config, ours):
         for name, expected in zip(row.ours, row.layout.split(theirs[row.theirs], letters)):
@@ -89,6 +96,7 @@ def gradient_error(model, oracle, architecture, tokens):
 def oracle():
     return SimpleNamespace(
         model=transformers_model,
+        open=open_folder,
         logit_error=logit_error,
         gradient_error=gradient_error,
         randomize=randomize,

@@ -1,0 +1,136 @@
+"""A GPT as a folder that transformers opens."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from converters.architectures import ARCHITECTURES, Architecture, Row, sizes
+from converters.card import model_card
+from converters.express import choose_architecture, expressed
+from converters.folders import whole_folder
+from converters.hf_config import config_to_hf
+from converters.hf_tokenizer import END_OF_TEXT_ID, copy_tokenizer, write_gpt2_tokenizer
+from converters.tensors import DTYPES, INDEX, SINGLE
+from jaxgpt.config import GPTConfig
+from jaxgpt.model.gpt import GPT, named_parameters
+
+SHARD_BYTES = 5_000_000_000
+GPT2_VOCABULARY = 50257
+
+
+def save_pretrained(
+    model: GPT,
+    folder: str | Path,
+    architecture: str = "auto",
+    dtype: Any | None = None,
+    *,
+    tokenizer: str | Path | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    allow_nonfinite: bool = False,
+    origin: str = "a model in memory",
+) -> str:
+    """Write the model for AutoModelForCausalLM and AutoTokenizer; returns the architecture it leaves as.
+
+    architecture is gpt2, gpt_bigcode, starcoder2, or auto. dtype is what the weights are stored in: float32 (also for
+    None), bfloat16 or float16. The tokenizer's files are copied from the folder `tokenizer`; without one they are
+    GPT-2's where the vocabulary has its size. `origin` is what the model card says the weights come from.
+    The folder appears whole or not at all.
+
+    Raises ValueError where no architecture expresses the model, the folder is not empty, or a weight is not a finite
+    number in this dtype (unless allow_nonfinite).
+    """
+    kind = choose_architecture(model.config, architecture)
+    stored = storage_dtype(dtype)
+    with whole_folder(Path(folder)) as draft:
+        model = expressed(model, kind)
+        write_weights(model, ARCHITECTURES[kind], draft, stored, shard_bytes, allow_nonfinite)
+        end_of_text = END_OF_TEXT_ID if model.config.vocab_size > END_OF_TEXT_ID else None
+        write_json(draft / "config.json", config_to_hf(model.config, kind, stored.name, end_of_text))
+        write_json(draft / "generation_config.json", {"bos_token_id": end_of_text, "eos_token_id": end_of_text})
+        write_tokenizer(model.config, draft, tokenizer)
+        (draft / "README.md").write_text(model_card(model, kind, stored.name, origin), encoding="utf-8")
+    return kind
+
+
+def storage_dtype(dtype: Any | None) -> np.dtype:
+    """What weights are stored in. Raises ValueError where safetensors of transformers do not hold it."""
+    names = {stored.name: stored for stored in DTYPES.values()}
+    name = "float32" if dtype is None else dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    if name not in names:
+        raise ValueError(f"dtype={dtype!r} cannot be stored; use one of {', '.join(names)}")
+    return names[name]
+
+
+def write_weights(
+    model: GPT, architecture: Architecture, folder: Path, dtype: np.dtype, shard_bytes: int, allow_nonfinite: bool
+) -> None:
+    """The safetensors files, of at most `shard_bytes` (or one tensor), with an index where there are several."""
+    rows = list(architecture.rows(model.config, named_parameters(model)))
+    shards = list(in_shards(rows, model.config, dtype, shard_bytes))
+    where: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        tensors = {architecture.full_name(row.theirs): tensor_of(model, row, dtype) for row in shard}
+        if not allow_nonfinite:
+            check_finite(tensors)
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(tensors, file)
+    if len(shards) > 1:
+        total = sum(size_of(row, model.config, dtype) for row in rows)
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+
+
+def tensor_of(model: GPT, row: Row, dtype: np.dtype) -> np.ndarray:
+    """One tensor of theirs, without the padding rows of ours."""
+    parameters, letters = named_parameters(model), sizes(model.config)
+    arrays = []
+    for name, axes in zip(row.ours, row.layout.ours, strict=True):
+        if not parameters[name].is_fully_addressable:
+            raise ValueError(f"{name} lies on several hosts; gather the model on one before saving it")
+        arrays.append(np.asarray(parameters[name])[tuple(slice(letters[axis]) for axis in axes)])
+    with np.errstate(over="ignore"):  # becomes infinite, and is refused below
+        return np.ascontiguousarray(row.layout.join(arrays, letters), dtype=dtype)
+
+
+def check_finite(tensors: dict[str, np.ndarray]) -> None:
+    """Raise ValueError with the tensors that hold NaN or infinity."""
+    if broken := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
+        dtype = tensors[broken[0]].dtype
+        raise ValueError(
+            f"NaN or infinity in {', '.join(broken)} as {dtype}: store in a wider dtype, or allow_nonfinite"
+        )
+
+
+def in_shards(rows: list[Row], config: GPTConfig, dtype: np.dtype, limit: int) -> Iterator[list[Row]]:
+    """The rows in groups of at most `limit` bytes; a larger tensor is a group of its own."""
+    group: list[Row] = []
+    for row in rows:
+        if group and sum(size_of(one, config, dtype) for one in [*group, row]) > limit:
+            yield group
+            group = []
+        group.append(row)
+    yield group
+
+
+def size_of(row: Row, config: GPTConfig, dtype: np.dtype) -> int:
+    """Bytes of one tensor of theirs."""
+    return int(np.prod(row.layout.shape(sizes(config)))) * dtype.itemsize
+
+
+def write_tokenizer(config: GPTConfig, folder: Path, source: str | Path | None) -> None:
+    """The files of the tokenizer, where it is known. Raises ValueError where `source` has none."""
+    if source is not None:
+        if not copy_tokenizer(Path(source), folder):
+            raise ValueError(f"{source} has no tokenizer files, such as tokenizer.json")
+    elif config.vocab_size == GPT2_VOCABULARY:
+        write_gpt2_tokenizer(folder, config.context_length)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """A JSON file that a person can read."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
