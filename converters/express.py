@@ -1,8 +1,9 @@
 """Which architecture of transformers a model leaves as, and the same model in that architecture's terms."""
 
 from collections.abc import Callable
+from typing import Any
 
-from converters.surgery import with_biases, with_kv_heads_repeated
+from converters.surgery import operate
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 
@@ -51,8 +52,10 @@ def choose_architecture(config: GPTConfig, asked: str = "auto") -> str:
 
 def expressed(model: GPT, kind: str) -> GPT:
     """A model that computes the same with the parameters that the architecture asks for."""
-    model = with_biases(model)
-    return with_kv_heads_repeated(model) if kind == "gpt2" else model
+    changes: dict[str, Any] = {} if model.config.bias else {"bias": True}
+    if kind == "gpt2" and model.config.kv_heads < model.config.num_heads:
+        changes["num_kv_heads"] = model.config.num_heads
+    return operate(model, **changes) if changes else model
 
 
 def _problems(config: GPTConfig, kind: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Pretrained weights as a GPT: read what the shards of this process need, straight to where it lives."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from rich.console import Console
 
 from converters.architectures import ARCHITECTURES, HEAD, Architecture, Row, sizes
+from converters.heads import KVInit
 from converters.hf_config import config_from_hf
 from converters.hub import local_path
 from converters.placement import sharding
+from converters.report import comparison
+from converters.surgery import FREE, operate
 from converters.tensors import Tensor, Tensors, read_folder, read_json
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import GPT, abstract_model, named_parameters
@@ -26,36 +29,38 @@ def load_pretrained(
     mesh: Mesh | None = None,
     dtype: Any | None = None,
     *,
+    kv_init: KVInit = "mean",
     allow_nonfinite: bool = False,
     **config_changes: Any,
 ) -> GPT:
     """The GPT of a Hugging Face folder or hub id. Parameters are float32 whatever the file holds.
 
     With a mesh of axes (data, fsdp), each parameter arrives sharded, and only the bytes of this process's shards are
-    read. dtype is what the model computes in, the dtype of its config. Other fields of GPTConfig may be changed where
-    the weights do not depend on them.
+    read. dtype is what the model computes in, the dtype of its config. Other fields of GPTConfig are changed as
+    `converters.surgery.operate` says, pooled heads as kv_init says; what that changed is printed to stderr.
 
     Raises ValueError where nothing is found, the files are broken, tensors are missing, unexpected or misshapen, a
     weight is NaN or infinite (unless allow_nonfinite), or the config asks for what the model cannot do.
     """
     folder = local_path(source)
     fields = read_json(folder / "config.json")
-    config = changed(config_from_hf(fields), dtype=dtype, **config_changes)
-    return fill(config, ARCHITECTURES[fields["model_type"]], read_folder(folder), mesh, allow_nonfinite)
-
-
-FREE = ("dtype", "dropout", "attention", "scan_layers", "window")
-"""Fields that no weight depends on."""
-
-
-def changed(config: GPTConfig, dtype: Any | None = None, **changes: Any) -> GPTConfig:
-    """The config with fields changed. Raises ValueError where the weights would not fit."""
+    config = config_from_hf(fields)
+    model = fill(config, ARCHITECTURES[fields["model_type"]], read_folder(folder), mesh, allow_nonfinite)
     if dtype is not None:
-        changes["dtype"] = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
-    for name in changes:
-        if name not in FREE:
-            raise ValueError(f"{name} cannot be changed on loaded weights; what can: {', '.join(FREE)}")
-    return dataclasses.replace(config, **changes)
+        config_changes["dtype"] = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    return changed(model, mesh, kv_init, config_changes)
+
+
+def changed(model: GPT, mesh: Mesh | None, kv_init: KVInit, config_changes: dict[str, Any]) -> GPT:
+    """The model under a changed config; what that did to its weights is printed to stderr."""
+    if not config_changes:
+        return model
+    other = operate(model, kv_init=kv_init, **config_changes)
+    if config_changes.keys() - FREE | config_changes.keys() & {"window"}:
+        Console(stderr=True).print(comparison(model.config, other.config))
+    if mesh is None:
+        return other
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding(leaf.shape, mesh)), other)
 
 
 def fill(

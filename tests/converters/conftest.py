@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from converters.architectures import ARCHITECTURES, sizes
+from converters.surgery import rebuilt
 from jaxgpt.model.gpt import named_parameters
 from jaxgpt.model.loss import next_token_loss
 
@@ -103,6 +104,28 @@ def oracle():
         logit_bound=LOGIT_BOUND,
         gradient_bound=GRADIENT_BOUND,
     )
+
+
+def random_model(config, seed=0, scale=1.0):
+    """Weights at random, of a size that gives logits the size of trained ones; padding rows zero."""
+    rng = np.random.default_rng(seed)
+
+    def parameter(name, like):
+        if name.endswith("scale"):
+            return jnp.asarray(1 + 0.1 * rng.normal(size=like.shape).astype(np.float32))
+        size = 0.1 if name.endswith("bias") else scale / config.d_model**0.5
+        size = 4 * size if name in ("embed", "head") else size
+        array = size * rng.normal(size=like.shape).astype(np.float32)
+        if name in ("embed", "head"):
+            array[config.vocab_size :] = 0
+        return jnp.asarray(array)
+
+    return rebuilt(config, parameter)
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    return random_model
 
 
 @pytest.fixture

@@ -230,7 +230,7 @@ def test_a_config_that_we_cannot_honour_is_refused_by_name(folder, field, value)
 
 
 def test_a_change_that_the_weights_forbid_is_refused(folder):
-    with pytest.raises(ValueError, match="num_layers"):
+    with pytest.raises(ValueError, match="num_layers=3 cannot come from weights with num_layers=2"):
         load_pretrained(folder, num_layers=3)
     assert load_pretrained(folder, window=8).config.window == 8
 

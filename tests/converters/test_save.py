@@ -11,30 +11,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from converters import load_pretrained, save_pretrained
-from converters.surgery import rebuilt
 from jaxgpt.config import GPTConfig
 from jaxgpt.inference.generate import generate
 from jaxgpt.model.gpt import named_parameters
 
 TINY = GPTConfig.preset("tiny")
 ROTARY = dataclasses.replace(TINY, position="rotary", num_kv_heads=2, window=8)
-
-
-def random_model(config, seed=0, scale=1.0):
-    """Weights at random, of a size that gives logits the size of trained ones; padding rows zero."""
-    rng = np.random.default_rng(seed)
-
-    def parameter(name, like):
-        if name.endswith("scale"):
-            return jnp.asarray(1 + 0.1 * rng.normal(size=like.shape).astype(np.float32))
-        size = 0.1 if name.endswith("bias") else scale / config.d_model**0.5
-        size = 4 * size if name in ("embed", "head") else size
-        array = size * rng.normal(size=like.shape).astype(np.float32)
-        if name in ("embed", "head"):
-            array[config.vocab_size :] = 0
-        return jnp.asarray(array)
-
-    return rebuilt(config, parameter)
 
 
 def same(one, other):
@@ -65,10 +47,10 @@ configs = st.builds(
 
 @settings(max_examples=15, deadline=None)
 @given(config=configs, shard_bytes=st.sampled_from([1, 1000, 5_000_000]), window=st.sampled_from([None, 1, 5]))
-def test_what_is_saved_is_loaded_to_the_last_bit(tmp_path_factory, config, shard_bytes, window):
+def test_what_is_saved_is_loaded_to_the_last_bit(make_model, tmp_path_factory, config, shard_bytes, window):
     if config.position == "rotary":
         config = dataclasses.replace(config, window=window)
-    model, folder = random_model(config), tmp_path_factory.mktemp("model") / "out"
+    model, folder = make_model(config), tmp_path_factory.mktemp("model") / "out"
     kind = save_pretrained(model, folder, shard_bytes=shard_bytes)
     back = load_pretrained(folder)
     learned = "gpt_bigcode" if config.kv_heads == 1 else "gpt2"
@@ -88,8 +70,8 @@ def test_what_is_saved_is_loaded_to_the_last_bit(tmp_path_factory, config, shard
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_narrow_weights_are_rounded_once_and_then_kept(tmp_path, dtype):
-    model = random_model(ROTARY)
+def test_narrow_weights_are_rounded_once_and_then_kept(make_model, tmp_path, dtype):
+    model = make_model(ROTARY)
     save_pretrained(model, tmp_path / "one", dtype=dtype)
     back = load_pretrained(tmp_path / "one")
     np.testing.assert_array_equal(back.norm.scale[...], model.norm.scale[...].astype(dtype).astype(jnp.float32))
@@ -113,8 +95,8 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_transformers_computes_the_same_from_the_folder(oracle, tokens, tmp_path, variant):
-    model = random_model(VARIANTS[variant])
+def test_transformers_computes_the_same_from_the_folder(make_model, oracle, tokens, tmp_path, variant):
+    model = make_model(VARIANTS[variant])
     theirs = oracle.open(save_and_name(model, tmp_path))
     assert oracle.logit_error(model, theirs, tokens) < oracle.logit_bound
 
@@ -143,9 +125,9 @@ def test_their_other_architectures_compute_the_same_here(oracle, tokens, tmp_pat
     assert oracle.gradient_error(model, theirs, theirs.config.model_type, tokens) < oracle.gradient_bound
 
 
-def test_a_folder_is_all_that_transformers_needs_to_go_on_as_we_do(oracle, tmp_path):
+def test_a_folder_is_all_that_transformers_needs_to_go_on_as_we_do(make_model, oracle, tmp_path):
     transformers = pytest.importorskip("transformers")
-    model = random_model(dataclasses.replace(ROTARY, vocab_size=50257, context_length=96))
+    model = make_model(dataclasses.replace(ROTARY, vocab_size=50257, context_length=96))
     theirs = oracle.open(save_and_name(model, tmp_path))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     prompt = tokenizer("A window sees", return_tensors="pt")
@@ -154,12 +136,12 @@ def test_a_folder_is_all_that_transformers_needs_to_go_on_as_we_do(oracle, tmp_p
     np.testing.assert_array_equal(continued.numpy(), ours)
 
 
-def test_a_bytes_tokenizer_is_the_one_we_ship(tmp_path):
+def test_a_bytes_tokenizer_is_the_one_we_ship(make_model, tmp_path):
     transformers = pytest.importorskip("transformers")
     from jaxgpt.data import GPT2Tokenizer
 
     theirs = transformers.AutoTokenizer.from_pretrained(
-        save_and_name(random_model(dataclasses.replace(TINY, vocab_size=50257)), tmp_path)
+        save_and_name(make_model(dataclasses.replace(TINY, vocab_size=50257)), tmp_path)
     )
     text = "First Citizen:\n\tBefore we proceed — 12345 naïve 🤖's   tokens\u3000\x00\x7f don't"
     assert theirs(text)["input_ids"] == list(GPT2Tokenizer().encode(text))
@@ -180,14 +162,14 @@ def test_a_bytes_tokenizer_is_the_one_we_ship(tmp_path):
         ({}, "llama", "architecture='llama' is not one of auto"),
     ],
 )
-def test_what_no_architecture_expresses_is_refused_by_field(tmp_path, fields, architecture, words):
+def test_what_no_architecture_expresses_is_refused_by_field(make_model, tmp_path, fields, architecture, words):
     with pytest.raises(ValueError, match=words):
-        save_pretrained(random_model(dataclasses.replace(TINY, **fields)), tmp_path / "out", architecture)
+        save_pretrained(make_model(dataclasses.replace(TINY, **fields)), tmp_path / "out", architecture)
     assert not any(tmp_path.iterdir())
 
 
-def test_a_failed_save_leaves_nothing(tmp_path):
-    model = random_model(TINY)
+def test_a_failed_save_leaves_nothing(make_model, tmp_path):
+    model = make_model(TINY)
     model.norm.scale[...] = model.norm.scale[...].at[3].set(1e6)
     with pytest.raises(ValueError, match="infinity in transformer.ln_f.weight as float16"):
         save_pretrained(model, tmp_path / "out", dtype="float16")
@@ -198,21 +180,21 @@ def test_a_failed_save_leaves_nothing(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
+def test_a_folder_with_something_in_it_is_left_alone(make_model, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="exists and is not an empty folder"):
-        save_pretrained(random_model(TINY), tmp_path)
+        save_pretrained(make_model(TINY), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_tokenizer_is_copied_from_where_it_is(tmp_path):
+def test_a_tokenizer_is_copied_from_where_it_is(make_model, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
-    save_pretrained(random_model(TINY), tmp_path / "out", tokenizer=tmp_path)
+    save_pretrained(make_model(TINY), tmp_path / "out", tokenizer=tmp_path)
     assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
 
 
-def test_shards_hold_each_tensor_once(tmp_path):
-    save_pretrained(random_model(TINY), tmp_path / "out", shard_bytes=20_000)
+def test_shards_hold_each_tensor_once(make_model, tmp_path):
+    save_pretrained(make_model(TINY), tmp_path / "out", shard_bytes=20_000)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     held = [list(load_file(path)) for path in sorted((tmp_path / "out").glob("*.safetensors"))]
     assert len(held) > 3
@@ -263,8 +245,8 @@ def test_a_starcoder2_that_we_cannot_honour_is_refused_by_name(field, value):
         config_from_hf(COMMON | {field: value})
 
 
-def test_saving_does_not_change_the_model(tmp_path):
-    model = random_model(dataclasses.replace(TINY, num_kv_heads=2, bias=False))
+def test_saving_does_not_change_the_model(make_model, tmp_path):
+    model = make_model(dataclasses.replace(TINY, num_kv_heads=2, bias=False))
     before = jax.tree.map(np.asarray, model)
     save_pretrained(model, tmp_path / "out")
     assert same(before, model)
