@@ -1,0 +1,205 @@
+"""How fast is a training step beside the same model in PyTorch, on the same cores, in the same minute?
+
+    python -m experiments.speed [--preset quickstart] [--rounds 10] [--compile]
+
+Both sides start from the same weights, read the same batches and use AdamW with the same settings; their losses are
+compared, and a ratio whose losses disagree is void. Rounds alternate (ABBA), so that a machine whose speed drifts
+cannot favour one side; what counts is the median of the ratios, round by round.
+Needs the test extra (torch, transformers). What it does not show: other sizes, other machines, a GPU.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+RESULTS = Path(__file__).parent / "results"
+TOLERANCE = 2e-4
+"""Relative difference of the losses above which a ratio is void."""
+
+Step = Callable[[np.ndarray], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Time the training step of a preset against PyTorch."""
+
+    preset: str = "quickstart"
+    """quickstart or shakespeare-char-cpu."""
+    rounds: int = 10
+    """Pairs of timings."""
+    steps: int = 5
+    """Steps in a timing."""
+    compile: bool = False
+    """Compare with torch.compile too."""
+
+
+def main(arguments: Arguments) -> None:
+    """Print and save the ratios."""
+    from jaxgpt.training.config import TrainConfig
+
+    config = TrainConfig.preset(arguments.preset)
+    rng = np.random.default_rng(0)
+    shape = (arguments.steps, config.batch_size, config.model.context_length + 1)
+    batches = rng.integers(0, config.model.vocab_size, shape)
+    rivals = {"torch eager": torch_step(config, compiled=False)}
+    if arguments.compile:
+        rivals["torch compiled"] = torch_step(config, compiled=True)
+    ours = jax_step(config)
+    result = {"preset": arguments.preset, "environment": environment(), "rivals": {}}
+    for name, theirs in rivals.items():
+        result["rivals"][name] = compare(ours, theirs, batches, arguments.rounds)
+        print(f"{arguments.preset}: jaxgpt beside {name}: {json.dumps(result['rivals'][name])}")
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"speed-{arguments.preset}-cpu.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"written to experiments/results/{path.name}")
+
+
+def compare(ours: Step, theirs: Step, batches: np.ndarray, rounds: int) -> dict[str, Any]:
+    """Seconds per step of both and the ratio of speeds, as medians; void where the losses differ."""
+    losses = [[step(batch) for batch in batches] for step in (ours, theirs)]  # the warm-up
+    apart = max(abs(a - b) / b for a, b in zip(*losses, strict=True))
+    times: dict[Step, list[float]] = {ours: [], theirs: []}
+    for turn in range(rounds):
+        for step in (ours, theirs) if turn % 2 == 0 else (theirs, ours):
+            began = time.perf_counter()
+            for batch in batches:
+                step(batch)
+            times[step].append((time.perf_counter() - began) / len(batches))
+    ratios = [b / a for a, b in zip(times[ours], times[theirs], strict=True)]
+    return {
+        "times_as_fast": round(statistics.median(ratios), 3) if apart < TOLERANCE else None,
+        "spread": [round(min(ratios), 3), round(max(ratios), 3)],
+        "seconds_per_step": round(statistics.median(times[ours]), 4),
+        "seconds_per_step_theirs": round(statistics.median(times[theirs]), 4),
+        "losses_apart": float(f"{apart:.2g}"),
+    }
+
+
+def jax_step(config: Any) -> Step:
+    """One update by jaxgpt; returns the loss."""
+    import jax
+
+    from jaxgpt.training.step import initial_state, make_step
+
+    state, step = initial_state(config), make_step(config)
+
+    def update(batch: np.ndarray) -> float:
+        nonlocal state
+        state, metrics = step(state, batch.astype(np.int32))
+        return float(jax.block_until_ready(metrics.loss))
+
+    return update
+
+
+def torch_step(config: Any, *, compiled: bool) -> Step:
+    """One update by transformers' GPT-2 (SDPA) and torch's fused AdamW from the same weights; returns the loss."""
+    import torch
+    import transformers
+
+    from jaxgpt.model.gpt import named_parameters
+    from jaxgpt.training.optimizer import schedule
+    from jaxgpt.training.step import initial_state
+
+    size = config.model
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=size.vocab_size,
+            n_positions=size.context_length,
+            n_embd=size.d_model,
+            n_layer=size.num_layers,
+            n_head=size.num_heads,
+            resid_pdrop=size.dropout,
+            embd_pdrop=size.dropout,
+            attn_pdrop=size.dropout,
+            attn_implementation="sdpa",
+        )
+    ).train()
+    weights = named_parameters(initial_state(config).model)
+    model.load_state_dict(
+        {name: torch.from_numpy(array) for name, array in hf_names(weights, size).items()}, strict=False
+    )
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    options = config.optimizer
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        betas=(options.beta1, options.beta2),
+        fused=True,
+    )
+    rate, done = schedule(options, config.steps), 0
+
+    def loss_of(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = model(inputs, use_cache=False).logits
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    forward = torch.compile(loss_of) if compiled else loss_of
+
+    def update(batch: np.ndarray) -> float:
+        nonlocal done
+        tokens = torch.from_numpy(batch.astype(np.int64))
+        for group in optimizer.param_groups:
+            group["lr"] = float(rate(done))
+        optimizer.zero_grad(set_to_none=True)
+        loss = forward(tokens[:, :-1], tokens[:, 1:])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
+        optimizer.step()
+        done += 1
+        return loss.item()
+
+    return update
+
+
+def hf_names(weights: dict[str, Any], size: Any) -> dict[str, np.ndarray]:
+    """Our parameters under transformers' names."""
+    d, out = size.d_model, {}
+    out["transformer.wte.weight"] = np.array(weights["embed"])[: size.vocab_size]
+    out["lm_head.weight"] = out["transformer.wte.weight"]
+    out["transformer.wpe.weight"] = np.array(weights["position"])
+    for name, theirs in {"norm.scale": "ln_f.weight", "norm.bias": "ln_f.bias"}.items():
+        out[f"transformer.{theirs}"] = np.array(weights[name])
+    for layer in range(size.num_layers):
+        ours, theirs = f"blocks.{layer}.", f"transformer.h.{layer}."
+        for kind, axis in (("kernel", "weight"), ("bias", "bias")):
+            parts = [
+                np.array(weights[f"{ours}attn.{part}.{kind}"]).reshape(-1, d) for part in ("query", "key", "value")
+            ]
+            out[f"{theirs}attn.c_attn.{axis}"] = np.concatenate(parts, axis=1).reshape(
+                (d, 3 * d) if kind == "kernel" else 3 * d
+            )
+            out[f"{theirs}attn.c_proj.{axis}"] = np.array(weights[f"{ours}attn.out.{kind}"]).reshape(
+                (d, d) if kind == "kernel" else d
+            )
+            out[f"{theirs}mlp.c_fc.{axis}"] = np.array(weights[f"{ours}mlp.up.{kind}"])
+            out[f"{theirs}mlp.c_proj.{axis}"] = np.array(weights[f"{ours}mlp.down.{kind}"])
+        for norm, number in (("attn_norm", 1), ("mlp_norm", 2)):
+            for kind, axis in (("scale", "weight"), ("bias", "bias")):
+                out[f"{theirs}ln_{number}.{axis}"] = np.array(weights[f"{ours}{norm}.{kind}"])
+    return out
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers depend on."""
+    names = ("jax", "flax", "torch", "transformers", "numpy")
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        **{name: version(name) for name in names},
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
