@@ -2,7 +2,10 @@
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+
+import numpy as np
+from jax import Array
 
 from converters.layouts import Layout, Sizes, layout
 from jaxgpt.config import GPTConfig
@@ -15,6 +18,15 @@ class Row:
     theirs: str
     ours: tuple[str, ...]
     layout: Layout
+
+    def tensor(self, parameters: Mapping[str, Array], letters: Sizes) -> np.ndarray:
+        """Their tensor from our parameters, whose padding rows are left out."""
+        arrays = []
+        for name, axes in zip(self.ours, self.layout.ours, strict=True):
+            if not parameters[name].is_fully_addressable:
+                raise ValueError(f"{name} lies on several hosts; gather the model on one of them first")
+            arrays.append(np.asarray(parameters[name])[tuple(slice(letters[axis]) for axis in axes)])
+        return self.layout.join(arrays, letters)
 
 
 @dataclasses.dataclass(frozen=True)

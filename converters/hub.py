@@ -6,8 +6,15 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-CONFIGS = ("config.json", "generation_config.json")
+from converters.hf_tokenizer import FILES as TOKENIZER
+
+CONFIGS = ("config.json", "generation_config.json", *TOKENIZER)
 SAFETENSORS = ("model*.safetensors", "model.safetensors.index.json")
+
+
+def is_local(source: str | Path) -> bool:
+    """Whether the source is a path on this machine."""
+    return Path(source).expanduser().exists()
 
 
 def local_path(source: str | Path) -> Path:
@@ -15,9 +22,8 @@ def local_path(source: str | Path) -> Path:
 
     HF_HUB_OFFLINE, HF_ENDPOINT and HF_HOME are honoured. Raises ValueError where nothing is found.
     """
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
+    if is_local(source):
+        return Path(source).expanduser()
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source), re.ASCII):
         raise ValueError(f"{source} does not exist; give a folder, a weights file, or a hub id such as owner/model")
     return _snapshot(str(source), (*CONFIGS, *SAFETENSORS))

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from converters.architectures import ARCHITECTURES, Architecture, Row, sizes
-from converters.card import model_card
+from converters.card import NOT_VERIFIED, model_card
 from converters.express import choose_architecture, expressed
 from converters.folders import whole_folder
 from converters.hf_config import config_to_hf
@@ -32,17 +32,19 @@ def save_pretrained(
     tokenizer: str | Path | None = None,
     shard_bytes: int = SHARD_BYTES,
     allow_nonfinite: bool = False,
+    verify: bool = False,
     origin: str = "a model in memory",
 ) -> str:
     """Write the model for AutoModelForCausalLM and AutoTokenizer; returns the architecture it leaves as.
 
     architecture is gpt2, gpt_bigcode, starcoder2, or auto. dtype is what the weights are stored in: float32 (also for
     None), bfloat16 or float16. The tokenizer's files are copied from the folder `tokenizer`; without one they are
-    GPT-2's where the vocabulary has its size. `origin` is what the model card says the weights come from.
+    GPT-2's where the vocabulary has its size. With verify, transformers opens the folder before it takes its name, and
+    the model card shows how far it is from ours. `origin` is what the model card says the weights come from.
     The folder appears whole or not at all.
 
     Raises ValueError where no architecture expresses the model, the folder is not empty, or a weight is not a finite
-    number in this dtype (unless allow_nonfinite).
+    number in this dtype (unless allow_nonfinite), or the verification exceeds a bound.
     """
     kind = choose_architecture(model.config, architecture)
     stored = storage_dtype(dtype)
@@ -53,8 +55,19 @@ def save_pretrained(
         write_json(draft / "config.json", config_to_hf(model.config, kind, stored.name, end_of_text))
         write_json(draft / "generation_config.json", {"bos_token_id": end_of_text, "eos_token_id": end_of_text})
         write_tokenizer(model.config, draft, tokenizer)
-        (draft / "README.md").write_text(model_card(model, kind, stored.name, origin), encoding="utf-8")
+        proof = _proof(draft) if verify else NOT_VERIFIED
+        (draft / "README.md").write_text(model_card(model, kind, stored.name, origin, proof), encoding="utf-8")
     return kind
+
+
+def _proof(folder: Path) -> str:
+    from converters.verify import verify
+
+    certificate = verify(folder)
+    if not certificate.holds:
+        exceeded = ", ".join(f"{m.name} {m.value:.1e}" for m in certificate.measures if not m.holds)
+        raise ValueError(f"transformers computes something else from what was written: {exceeded}; nothing is kept")
+    return certificate.to_markdown()
 
 
 def storage_dtype(dtype: Any | None) -> np.dtype:
@@ -70,12 +83,17 @@ def write_weights(
     model: GPT, architecture: Architecture, folder: Path, dtype: np.dtype, shard_bytes: int, allow_nonfinite: bool
 ) -> None:
     """The safetensors files, of at most `shard_bytes` (or one tensor), with an index where there are several."""
-    rows = list(architecture.rows(model.config, named_parameters(model)))
+    parameters, letters = named_parameters(model), sizes(model.config)
+    rows = list(architecture.rows(model.config, parameters))
     shards = list(in_shards(rows, model.config, dtype, shard_bytes))
     where: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors = {architecture.full_name(row.theirs): tensor_of(model, row, dtype) for row in shard}
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            tensors = {
+                architecture.full_name(row.theirs): np.ascontiguousarray(row.tensor(parameters, letters), dtype)
+                for row in shard
+            }
         if not allow_nonfinite:
             check_finite(tensors)
         save_file(tensors, folder / file, metadata={"format": "pt"})
@@ -83,18 +101,6 @@ def write_weights(
     if len(shards) > 1:
         total = sum(size_of(row, model.config, dtype) for row in rows)
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
-
-
-def tensor_of(model: GPT, row: Row, dtype: np.dtype) -> np.ndarray:
-    """One tensor of theirs, without the padding rows of ours."""
-    parameters, letters = named_parameters(model), sizes(model.config)
-    arrays = []
-    for name, axes in zip(row.ours, row.layout.ours, strict=True):
-        if not parameters[name].is_fully_addressable:
-            raise ValueError(f"{name} lies on several hosts; gather the model on one before saving it")
-        arrays.append(np.asarray(parameters[name])[tuple(slice(letters[axis]) for axis in axes)])
-    with np.errstate(over="ignore"):  # becomes infinite, and is refused below
-        return np.ascontiguousarray(row.layout.join(arrays, letters), dtype=dtype)
 
 
 def check_finite(tensors: dict[str, np.ndarray]) -> None:

@@ -1,0 +1,140 @@
+"""What `jaxgpt convert` and `jaxgpt verify` do."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+from rich.console import Console
+
+from converters.hf_tokenizer import FILES
+from converters.hub import is_local, local_path
+from converters.load import load_pretrained
+from converters.report import comparison
+from converters.save import save_pretrained
+from converters.surgery import operate
+from converters.verify import verify as certificate_of
+from jaxgpt.config import Position
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.loss import next_token_loss
+
+Load = Callable[..., GPT]
+ReadTokens = Callable[[Path], Int[np.ndarray, " T"]]
+LOSS_ROWS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Write a model as a folder that transformers opens, with other attention if you like."""
+
+    source: str
+    """A Hugging Face folder or hub id, a weights file, or a run folder."""
+    folder: Path
+    """Where to write; must not exist, or be empty."""
+    architecture: Literal["auto", "gpt2", "gpt_bigcode", "starcoder2"] = "auto"
+    """What it leaves as. auto: gpt_bigcode for multi-query, gpt2 for learned positions, starcoder2 for rotary."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What the weights are stored in."""
+    num_kv_heads: int | None = None
+    """Pool the key-value heads to so many."""
+    kv_init: Literal["mean", "first", "svd"] = "mean"
+    """How heads are pooled: their average, the first of each group, or the nearest subspace."""
+    position: Position | None = None
+    """Give up the learned positions for these."""
+    window: int | None = None
+    """Let each query see so many keys, itself included."""
+    data: Path | None = None
+    """A text; prints the loss on it before and after the change."""
+    verify: bool = False
+    """Compare what was written with transformers before it takes its name; the model card shows the certificate."""
+    allow_nonfinite: bool = False
+    """Take weights that are NaN or infinite as they are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Compare a model here with the same one in transformers, number by number."""
+
+    source: str
+    """A Hugging Face folder or hub id, a weights file, or a run folder."""
+    against: str | None = None
+    """The folder or hub id that transformers opens. None: the source itself."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What our model computes in; the bounds follow it."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def convert(args: Convert, *, load: Load = load_pretrained, read_tokens: ReadTokens | None = None) -> None:
+    """Read, change, write; prints what changed and where the model went.
+
+    `load` reads a source; `read_tokens` makes tokens of a text file for the loss. Raises ValueError as
+    `load_pretrained`, `operate` and `save_pretrained` do; nothing is written then.
+    """
+    console = Console()
+    allowed = {"allow_nonfinite": True} if args.allow_nonfinite else {}
+    model = load(args.source, **allowed)
+    changes: dict[str, Any] = {
+        name: value for name in ("num_kv_heads", "position", "window") if (value := getattr(args, name)) is not None
+    }
+    changed = operate(model, kv_init=args.kv_init, **changes)
+    if changes:
+        console.print(comparison(model.config, changed.config))
+    if args.data is not None:
+        _print_losses(console, model, changed, _tokens(args.data, read_tokens))
+    kind = save_pretrained(
+        changed,
+        args.folder,
+        args.architecture,
+        args.dtype,
+        tokenizer=_tokenizer_folder(args.source),
+        origin=_origin(args.source, changes),
+        verify=args.verify,
+        **allowed,
+    )
+    console.print(f"{args.folder} holds a {kind} model", soft_wrap=True)
+
+
+def verify(args: Verify, *, load: Load = load_pretrained) -> int:
+    """Print the certificate; returns the exit code: 0 where every bound holds, 1 where one is exceeded."""
+    certificate = certificate_of(args.source, args.against, model=load(args.source, dtype=args.dtype))
+    if args.json:
+        sys.stdout.write(certificate.to_json() + "\n")
+    else:
+        Console().print(certificate.to_table())
+    return 0 if certificate.holds else 1
+
+
+def _origin(source: str, changes: dict[str, Any]) -> str:
+    name = source if not is_local(source) else f"`{Path(source).name}`"
+    return name + "".join(f", {field}={value}" for field, value in changes.items())
+
+
+def _tokenizer_folder(source: str) -> Path | None:
+    """Where the source keeps a tokenizer's files, if it has any."""
+    path = local_path(source)
+    return path if any((path / name).exists() for name in FILES) else None
+
+
+def _tokens(data: Path, read_tokens: ReadTokens | None) -> Int[np.ndarray, " T"]:
+    if read_tokens is None:
+        raise ValueError("data needs a tokenizer: call convert with read_tokens")
+    return read_tokens(data)
+
+
+def _print_losses(console: Console, before: GPT, after: GPT, tokens: Int[np.ndarray, " T"]) -> None:
+    """The mean loss of both over the first rows of the text."""
+    length = min(before.config.context_length, after.config.context_length)
+    rows = min(LOSS_ROWS, len(tokens) // length)
+    if rows == 0:
+        raise ValueError(f"the text has {len(tokens)} tokens, fewer than one context of {length}; give a longer one")
+    batch = jnp.asarray(tokens[: rows * length].reshape(rows, length).astype(np.int32))
+    losses = [float(jax.jit(next_token_loss)(model, batch)) for model in (before, after)]
+    console.print(
+        f"loss on {batch.size:,} tokens: {losses[0]:.3f} before, {losses[1]:.3f} after (nats per token)", soft_wrap=True
+    )
