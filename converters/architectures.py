@@ -43,7 +43,7 @@ class Architecture:
 
     def rows(self, config: GPTConfig, parameters: Collection[str]) -> Iterator[Row]:
         """The rows of a model with these parameters, layer by layer. A parameter without a row is a ValueError."""
-        found = [row for row in self._all_rows(config) if any(name in parameters for name in row.ours)]
+        found = [row for row in self.all_rows(config) if any(name in parameters for name in row.ours)]
         if lost := set(parameters) - {name for row in found for name in row.ours}:
             raise ValueError(
                 f"{self.name} has no tensor for {', '.join(sorted(lost))}; add a row to its table, "
@@ -51,7 +51,8 @@ class Architecture:
             )
         yield from found
 
-    def _all_rows(self, config: GPTConfig) -> Iterator[Row]:
+    def all_rows(self, config: GPTConfig) -> Iterator[Row]:
+        """Every row of the table, layer by layer."""
         for theirs, ours, text in self.table:
             for layer in range(config.num_layers) if "*" in theirs else (0,):
                 names = ours.replace("*", str(layer)).split()
@@ -164,5 +165,8 @@ STARCODER2 = Architecture(
         (HEAD, "head", "v d -> v d"),
     ),
 )
+
+NANOGPT = Architecture("nanogpt", GPT_BIGCODE.prefix, GPT_BIGCODE.table, GPT_BIGCODE.strays)
+"""nanoGPT and llm.c keep GPT-2's names and use Linear, as GPTBigCode does."""
 
 ARCHITECTURES = {architecture.name: architecture for architecture in (GPT2, GPT_BIGCODE, STARCODER2)}

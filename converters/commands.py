@@ -36,7 +36,7 @@ class Convert:
     """A Hugging Face folder or hub id, a weights file, or a run folder."""
     folder: Path
     """Where to write; must not exist, or be empty."""
-    architecture: Literal["auto", "gpt2", "gpt_bigcode", "starcoder2"] = "auto"
+    architecture: Literal["auto", "gpt2", "gpt_bigcode", "starcoder2", "nanogpt", "llm.c"] = "auto"
     """What it leaves as. auto: gpt_bigcode for multi-query, gpt2 for learned positions, starcoder2 for rotary."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the weights are stored in."""

@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from converters.hf_tokenizer import FILES as TOKENIZER
 
 CONFIGS = ("config.json", "generation_config.json", *TOKENIZER)
+PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 SAFETENSORS = ("model*.safetensors", "model.safetensors.index.json")
 
 
@@ -26,7 +27,10 @@ def local_path(source: str | Path) -> Path:
         return Path(source).expanduser()
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source), re.ASCII):
         raise ValueError(f"{source} does not exist; give a folder, a weights file, or a hub id such as owner/model")
-    return _snapshot(str(source), (*CONFIGS, *SAFETENSORS))
+    folder = _snapshot(str(source), (*CONFIGS, *SAFETENSORS))
+    if not any(folder.glob("*.safetensors")):
+        folder = _snapshot(str(source), (*CONFIGS, *PICKLES))
+    return folder
 
 
 def _snapshot(model: str, patterns: tuple[str, ...]) -> Path:

@@ -10,15 +10,14 @@ from jax import Array
 from jax.sharding import Mesh
 from rich.console import Console
 
-from converters.architectures import ARCHITECTURES, HEAD, Architecture, Row, sizes
+from converters.architectures import HEAD, Row, sizes
 from converters.heads import KVInit
-from converters.hf_config import config_from_hf
 from converters.hub import local_path
 from converters.placement import sharding
 from converters.report import comparison
+from converters.sources import Source, read_source
 from converters.surgery import FREE, operate
-from converters.tensors import Tensor, Tensors, read_folder, read_json
-from jaxgpt.config import GPTConfig
+from converters.tensors import Tensor, Tensors
 from jaxgpt.model.gpt import GPT, abstract_model, named_parameters
 
 Index = tuple[slice, ...]
@@ -33,7 +32,9 @@ def load_pretrained(
     allow_nonfinite: bool = False,
     **config_changes: Any,
 ) -> GPT:
-    """The GPT of a Hugging Face folder or hub id. Parameters are float32 whatever the file holds.
+    """The GPT of a Hugging Face folder, hub id or weights file, of nanoGPT's ckpt.pt or llm.c's .bin.
+
+    Parameters are float32, whatever the file holds.
 
     With a mesh of axes (data, fsdp), each parameter arrives sharded, and only the bytes of this process's shards are
     read. dtype is what the model computes in, the dtype of its config. Other fields of GPTConfig are changed as
@@ -42,10 +43,7 @@ def load_pretrained(
     Raises ValueError where nothing is found, the files are broken, tensors are missing, unexpected or misshapen, a
     weight is NaN or infinite (unless allow_nonfinite), or the config asks for what the model cannot do.
     """
-    folder = local_path(source)
-    fields = read_json(folder / "config.json")
-    config = config_from_hf(fields)
-    model = fill(config, ARCHITECTURES[fields["model_type"]], read_folder(folder), mesh, allow_nonfinite)
+    model = fill(read_source(local_path(source)), mesh, allow_nonfinite)
     if dtype is not None:
         config_changes["dtype"] = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
     return changed(model, mesh, kv_init, config_changes)
@@ -63,18 +61,16 @@ def changed(model: GPT, mesh: Mesh | None, kv_init: KVInit, config_changes: dict
     return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding(leaf.shape, mesh)), other)
 
 
-def fill(
-    config: GPTConfig, architecture: Architecture, tensors: Tensors, mesh: Mesh | None, allow_nonfinite: bool
-) -> GPT:
-    """A model of this config with the numbers of these tensors."""
-    model = abstract_model(config)
-    parameters = named_parameters(model)
-    rows = list(architecture.rows(config, parameters))
-    tensors = matched(config, architecture, rows, tensors)
+def fill(source: Source, mesh: Mesh | None, allow_nonfinite: bool) -> GPT:
+    """A model with the numbers of a source."""
+    model = abstract_model(source.config)
+    parameters, letters = named_parameters(model), sizes(source.config)
+    rows = list(source.architecture.rows(source.config, parameters))
+    tensors = matched(source, rows)
     arrays: dict[str, Array] = {}
     nonfinite: list[str] = []
     for row in rows:
-        pieces = row.layout.split(tensors[row.theirs].view(), sizes(config))
+        pieces = row.layout.split(tensors[row.theirs].view(), letters)
         finite: list[bool] = []
         for name, piece in zip(row.ours, pieces, strict=True):
             arrays[name] = place(piece, parameters[name].shape, mesh, finite)
@@ -88,8 +84,9 @@ def fill(
     return jax.tree.unflatten(jax.tree.structure(model), [arrays[name] for name in parameters])
 
 
-def matched(config: GPTConfig, architecture: Architecture, rows: list[Row], tensors: Tensors) -> Tensors:
+def matched(source: Source, rows: list[Row]) -> Tensors:
     """The tensors by the names of the table. Raises ValueError with all that are missing, unexpected or misshapen."""
+    config, architecture, tensors = source
     found = {architecture.short_name(name): tensor for name, tensor in tensors.items()}
     if len(found) < len(tensors):
         raise ValueError(f"tensors occur twice, with and without {architecture.prefix!r}: keep one of each")
@@ -101,7 +98,7 @@ def matched(config: GPTConfig, architecture: Architecture, rows: list[Row], tens
         elif not architecture.is_stray(name) and not _repeats_the_tied_head(name, rows, found):
             problems.append(f"unexpected: {name} {list(tensor.shape)}")
     if problems:
-        raise ValueError(f"the weights do not fit config.json as {architecture.name}:\n  " + "\n  ".join(problems))
+        raise ValueError(f"the weights do not fit the config as {architecture.name}:\n  " + "\n  ".join(problems))
     return found
 
 

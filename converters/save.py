@@ -1,4 +1,4 @@
-"""A GPT as a folder that transformers opens."""
+"""A GPT as a folder that another library opens."""
 
 import json
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from converters import llmc, nanogpt
 from converters.architectures import ARCHITECTURES, Architecture, Row, sizes
 from converters.card import NOT_VERIFIED, model_card
 from converters.express import choose_architecture, expressed
@@ -35,29 +36,43 @@ def save_pretrained(
     verify: bool = False,
     origin: str = "a model in memory",
 ) -> str:
-    """Write the model for AutoModelForCausalLM and AutoTokenizer; returns the architecture it leaves as.
+    """Write the model into a new folder; returns the architecture it leaves as.
 
-    architecture is gpt2, gpt_bigcode, starcoder2, or auto. dtype is what the weights are stored in: float32 (also for
-    None), bfloat16 or float16. The tokenizer's files are copied from the folder `tokenizer`; without one they are
-    GPT-2's where the vocabulary has its size. With verify, transformers opens the folder before it takes its name, and
-    the model card shows how far it is from ours. `origin` is what the model card says the weights come from.
-    The folder appears whole or not at all.
+    architecture: gpt2, gpt_bigcode or starcoder2, which AutoModelForCausalLM and AutoTokenizer open; nanogpt, a
+    ckpt.pt; llm.c, a model.bin; or auto, the first of transformers' that expresses the model.
+    dtype is what the weights are stored in: float32 (also for None), bfloat16 or float16. The tokenizer's files are
+    copied from the folder `tokenizer`; without one they are GPT-2's where the vocabulary has its size. With verify,
+    transformers opens the folder before it takes its name, and the model card shows how far it is from ours. `origin`
+    is what the model card says the weights come from. The folder appears whole or not at all.
 
-    Raises ValueError where no architecture expresses the model, the folder is not empty, or a weight is not a finite
-    number in this dtype (unless allow_nonfinite), or the verification exceeds a bound.
+    Raises ValueError where the architecture does not express the model, the folder is not empty, a weight is not a
+    finite number in this dtype (unless allow_nonfinite), or the verification exceeds a bound.
     """
     kind = choose_architecture(model.config, architecture)
-    stored = storage_dtype(dtype)
+    stored = storage_dtype(dtype, kind)
+    if not allow_nonfinite:
+        check_finite(model, stored)
     with whole_folder(Path(folder)) as draft:
         model = expressed(model, kind)
-        write_weights(model, ARCHITECTURES[kind], draft, stored, shard_bytes, allow_nonfinite)
-        end_of_text = END_OF_TEXT_ID if model.config.vocab_size > END_OF_TEXT_ID else None
-        write_json(draft / "config.json", config_to_hf(model.config, kind, stored.name, end_of_text))
-        write_json(draft / "generation_config.json", {"bos_token_id": end_of_text, "eos_token_id": end_of_text})
-        write_tokenizer(model.config, draft, tokenizer)
+        if kind == "nanogpt":
+            nanogpt.write_nanogpt(model, draft / nanogpt.FILE)
+        elif kind == "llm.c":
+            llmc.write_llmc(model, draft / llmc.FILE, stored)
+        else:
+            write_config(model.config, kind, draft, stored)
+            write_weights(model, ARCHITECTURES[kind], draft, stored, shard_bytes)
+            write_tokenizer(model.config, draft, tokenizer)
         proof = _proof(draft) if verify else NOT_VERIFIED
-        (draft / "README.md").write_text(model_card(model, kind, stored.name, origin, proof), encoding="utf-8")
+        if kind in ARCHITECTURES:
+            (draft / "README.md").write_text(model_card(model, kind, stored.name, origin, proof), encoding="utf-8")
     return kind
+
+
+def write_config(config: GPTConfig, kind: str, folder: Path, dtype: np.dtype) -> None:
+    """The files config.json and generation_config.json."""
+    end_of_text = END_OF_TEXT_ID if config.vocab_size > END_OF_TEXT_ID else None
+    write_json(folder / "config.json", config_to_hf(config, kind, dtype.name, end_of_text))
+    write_json(folder / "generation_config.json", {"bos_token_id": end_of_text, "eos_token_id": end_of_text})
 
 
 def _proof(folder: Path) -> str:
@@ -70,18 +85,20 @@ def _proof(folder: Path) -> str:
     return certificate.to_markdown()
 
 
-def storage_dtype(dtype: Any | None) -> np.dtype:
-    """What weights are stored in. Raises ValueError where safetensors of transformers do not hold it."""
+STORED = {"nanogpt": ("float32",), "llm.c": ("float32", "bfloat16")}
+
+
+def storage_dtype(dtype: Any | None, kind: str) -> np.dtype:
+    """What weights are stored in. Raises ValueError where the architecture's files do not hold it."""
     names = {stored.name: stored for stored in DTYPES.values()}
+    allowed = STORED.get(kind, tuple(names))
     name = "float32" if dtype is None else dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
-    if name not in names:
-        raise ValueError(f"dtype={dtype!r} cannot be stored; use one of {', '.join(names)}")
+    if name not in allowed:
+        raise ValueError(f"dtype={dtype!r} cannot be stored as {kind}; use {' or '.join(allowed)}")
     return names[name]
 
 
-def write_weights(
-    model: GPT, architecture: Architecture, folder: Path, dtype: np.dtype, shard_bytes: int, allow_nonfinite: bool
-) -> None:
+def write_weights(model: GPT, architecture: Architecture, folder: Path, dtype: np.dtype, shard_bytes: int) -> None:
     """The safetensors files, of at most `shard_bytes` (or one tensor), with an index where there are several."""
     parameters, letters = named_parameters(model), sizes(model.config)
     rows = list(architecture.rows(model.config, parameters))
@@ -89,13 +106,10 @@ def write_weights(
     where: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        with np.errstate(over="ignore"):  # what becomes infinite is refused below
-            tensors = {
-                architecture.full_name(row.theirs): np.ascontiguousarray(row.tensor(parameters, letters), dtype)
-                for row in shard
-            }
-        if not allow_nonfinite:
-            check_finite(tensors)
+        tensors = {
+            architecture.full_name(row.theirs): np.ascontiguousarray(row.tensor(parameters, letters).astype(dtype))
+            for row in shard
+        }
         save_file(tensors, folder / file, metadata={"format": "pt"})
         where |= dict.fromkeys(tensors, file)
     if len(shards) > 1:
@@ -103,13 +117,10 @@ def write_weights(
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
 
 
-def check_finite(tensors: dict[str, np.ndarray]) -> None:
-    """Raise ValueError with the tensors that hold NaN or infinity."""
-    if broken := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
-        dtype = tensors[broken[0]].dtype
-        raise ValueError(
-            f"NaN or infinity in {', '.join(broken)} as {dtype}: store in a wider dtype, or allow_nonfinite"
-        )
+def check_finite(model: GPT, dtype: np.dtype) -> None:
+    """Raise ValueError with the parameters that hold NaN or infinity once they are of this dtype."""
+    if broken := [n for n, value in named_parameters(model).items() if not jnp.isfinite(value.astype(dtype)).all()]:
+        raise ValueError(f"NaN or infinity in {', '.join(broken)} as {dtype}: use a wider dtype, or allow_nonfinite")
 
 
 def in_shards(rows: list[Row], config: GPTConfig, dtype: np.dtype, limit: int) -> Iterator[list[Row]]:

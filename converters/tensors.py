@@ -83,13 +83,18 @@ def shard_names(index: Path) -> dict[str, str]:
     return names
 
 
+def existing(path: Path) -> Path:
+    """The path of a shard. Raises ValueError where there is no such file."""
+    if not path.exists():
+        raise ValueError(f"{path} is missing, though the index names it: get it again")
+    return path
+
+
 def _read_shards(folder: Path) -> Tensors:
     names = shard_names(folder / INDEX)
     shards = {}
     for name in sorted(set(names.values())):
-        if not (folder / name).exists():
-            raise ValueError(f"{folder / name} is missing, though {INDEX} names it: get it again")
-        shards[name] = read_safetensors(folder / name)
+        shards[name] = read_safetensors(existing(folder / name))
     if lost := sorted(tensor for tensor, name in names.items() if tensor not in shards[name]):
         raise ValueError(f"{folder / INDEX} names tensors that its files do not hold: {', '.join(lost)}")
     return {tensor: shards[name][tensor] for tensor, name in names.items()}

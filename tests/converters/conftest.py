@@ -67,14 +67,16 @@ def their_gradients(model, tokens):
 
 def logit_error(model, oracle, tokens):
     """The largest error of a logit of our model against the oracle."""
-    logits = their_logits(oracle, tokens)
+    return logit_error_of(model, their_logits(oracle, tokens), tokens, type(oracle).__name__)
+
+
+def logit_error_of(model, logits, tokens, name="nanoGPT"):
+    """The largest difference of our model's logits from these."""
     assert 1 < logits.std() < 30, "logits of an unlikely size prove little"
     with jax.default_matmul_precision("highest"):
         ours = model(jnp.asarray(tokens))  # not compiled as a whole: takes longer than it saves
     error = np.abs(np.asarray(ours, np.float64) - logits).max()
-    print(
-        f"\n{type(oracle).__name__}: largest logit error {error:.1e}, standard deviation of logits {logits.std():.1f}"
-    )
+    print(f"\n{name}: largest logit error {error:.1e}, standard deviation of logits {logits.std():.1f}")
     return error
 
 
@@ -99,6 +101,7 @@ def oracle():
         model=transformers_model,
         open=open_folder,
         logit_error=logit_error,
+        logit_error_of=logit_error_of,
         gradient_error=gradient_error,
         randomize=randomize,
         logit_bound=LOGIT_BOUND,

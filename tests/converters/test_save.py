@@ -159,6 +159,10 @@ def test_a_bytes_tokenizer_is_the_one_we_ship(make_model, tmp_path):
         ({"position": "rotary", "scale_attention_by_layer": True}, "auto", "scale_attention_by_layer=True"),
         ({"position": "rotary"}, "gpt2", "position='rotary', but its positions are a learned table"),
         ({"num_kv_heads": 2}, "gpt_bigcode", "num_kv_heads=2"),
+        ({}, "nanogpt", "activation='gelu_tanh', but its activation is the exact gelu"),
+        ({"activation": "gelu"}, "llm.c", "activation='gelu', but its activation is gelu_tanh"),
+        ({"activation": "gelu", "d_mlp": 33, "layer_norm_epsilon": 1e-6}, "nanogpt", "d_mlp=33.*layer_norm_epsilon"),
+        ({"tie_embeddings": False}, "llm.c", "tie_embeddings=False"),
         ({}, "llama", "architecture='llama' is not one of auto"),
     ],
 )
@@ -171,11 +175,11 @@ def test_what_no_architecture_expresses_is_refused_by_field(make_model, tmp_path
 def test_a_failed_save_leaves_nothing(make_model, tmp_path):
     model = make_model(TINY)
     model.norm.scale[...] = model.norm.scale[...].at[3].set(1e6)
-    with pytest.raises(ValueError, match="infinity in transformer.ln_f.weight as float16"):
+    with pytest.raises(ValueError, match="infinity in norm.scale as float16"):
         save_pretrained(model, tmp_path / "out", dtype="float16")
     with pytest.raises(ValueError, match="has no tokenizer files"):
         save_pretrained(model, tmp_path / "out", tokenizer=tmp_path)
-    with pytest.raises(ValueError, match="dtype='int8' cannot be stored"):
+    with pytest.raises(ValueError, match="dtype='int8' cannot be stored as gpt2"):
         save_pretrained(model, tmp_path / "out", dtype="int8")
     assert not any(tmp_path.iterdir())
 

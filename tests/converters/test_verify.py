@@ -13,7 +13,8 @@ from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import named_parameters
 
 TINY = GPTConfig.preset("tiny")
-VARIANT = dataclasses.replace(TINY, position="rotary", num_kv_heads=2, window=8)
+ONE_LAYER = dataclasses.replace(TINY, num_layers=1)
+VARIANT = dataclasses.replace(ONE_LAYER, position="rotary", num_kv_heads=2, window=8)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_the_layer_that_differs_is_named(needs_torch, make_model, tmp_path, caps
 
 
 def test_a_model_without_a_folder_is_verified_as_it_would_be_written(needs_torch, make_model, tmp_path):
-    model = make_model(dataclasses.replace(TINY, num_kv_heads=2, bias=False))
+    model = make_model(dataclasses.replace(ONE_LAYER, num_kv_heads=2, bias=False))
     certificate = certificate_of(tmp_path, model=model)
     assert certificate.holds, certificate.to_json()
     assert certificate.against.endswith("as written for it")
@@ -65,7 +66,7 @@ def test_two_models_of_other_sizes_are_not_compared(needs_torch, make_model, tmp
 
 
 def test_bfloat16_has_bounds_of_its_own(needs_torch, make_model, tmp_path, capsys):
-    save_pretrained(make_model(TINY), tmp_path / "model")
+    save_pretrained(make_model(ONE_LAYER), tmp_path / "model")
     assert verify(Verify(str(tmp_path / "model"), dtype="bfloat16")) == 0
     printed = capsys.readouterr().out
     assert "bfloat16" in printed
