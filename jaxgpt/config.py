@@ -97,8 +97,10 @@ class GPTConfig:
         if not period:
             raise ValueError("window=() names no layer; use None for full attention")
         for width in period:
-            if width is not None and (not isinstance(width, int) or width < 1):
+            if width is not None and (not isinstance(width, int) or isinstance(width, bool) or width < 1):
                 raise ValueError(f"window={width} sees nothing: a window counts the query itself, so it is at least 1")
+        if self.attention == "banded" and None in self.windows:
+            raise ValueError("attention='banded' needs a window in every layer; set window, or use attention='xla'")
 
     @property
     def kv_heads(self) -> int:

@@ -7,22 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.cache import Cache, empty_cache
 from jaxgpt.model.gpt import GPT
 
 Prompts = Int[Array | np.ndarray, "B T"] | Sequence[Sequence[int]]
+SMALLEST = float(np.finfo(np.float32).tiny)
+Scalar = float | int | Num[Array, ""]
 
 
 def generate(
     model: GPT,
     tokens: Prompts,
     max_new_tokens: int,
-    temperature: float = 1.0,
+    temperature: float | int = 1.0,
     top_k: int | None = None,
-    top_p: float | None = None,
+    top_p: float | int | None = None,
     seed: int = 0,
     stop_token: int | None = None,
 ) -> Int[np.ndarray, "B S"]:
@@ -36,6 +38,7 @@ def generate(
     """
     prompts, padding = _pad(tokens)
     _check(model.config, prompts, max_new_tokens, temperature, top_k, top_p)
+    prompts = prompts.astype(np.int32)  # not before the check: a larger id would wrap around
     if max_new_tokens == 0:
         return prompts
     positions = np.arange(prompts.shape[1], dtype=np.int32)[None, :] - padding[:, None]
@@ -51,7 +54,7 @@ def generate(
         -1 if stop_token is None else stop_token,
         count=max_new_tokens,
         top_k=top_k,
-        greedy=temperature == 0,
+        greedy=temperature < SMALLEST,
     )
     return np.concatenate([prompts, np.asarray(new)], axis=1)
 
@@ -68,9 +71,9 @@ def _decode(
     cache: Cache,
     position: Int[Array, " B"],
     key: Array,
-    temperature: float,
-    top_p: float | None,
-    stop_token: int,
+    temperature: Scalar,
+    top_p: Scalar | None,
+    stop_token: int | Int[Array, ""],
     *,
     count: int,
     top_k: int | None,
@@ -81,7 +84,8 @@ def _decode(
     def draw(logits: Array, step: Array) -> Array:
         if greedy:
             return logits.argmax(axis=-1)
-        kept = nucleus(top(logits / temperature, top_k), top_p)
+        below = logits - logits.max(axis=-1, keepdims=True)  # a low temperature must not overflow
+        kept = nucleus(top(below / temperature, top_k), top_p)
         return jax.random.categorical(jax.random.fold_in(key, step), kept)
 
     def choose(step: Array, logits: Array, stopped: Array, out: Array) -> tuple[Array, Array]:
@@ -112,34 +116,38 @@ def top(logits: Float[Array, "B V"], k: int | None) -> Float[Array, "B V"]:
     return jnp.where(logits >= least, logits, -jnp.inf)
 
 
-def nucleus(logits: Float[Array, "B V"], p: float | Float[Array, ""] | None) -> Float[Array, "B V"]:
+def nucleus(logits: Float[Array, "B V"], p: Scalar | None) -> Float[Array, "B V"]:
     """Keep the likeliest tokens of each row until their probabilities reach p; the others become impossible."""
     if p is None:
         return logits
     ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
     probability = jax.nn.softmax(ordered, axis=-1)
     before = jnp.cumsum(probability, axis=-1) - probability  # of the tokens that are likelier
-    least = jnp.where(before < p, ordered, jnp.inf).min(axis=-1, keepdims=True)
+    least = jnp.where((before < p) | (p == 1), ordered, jnp.inf).min(axis=-1, keepdims=True)
     return jnp.where(logits >= least, logits, -jnp.inf)
 
 
 def _pad(tokens: Prompts) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, " B"]]:
     """Prompts as one array, padded on the left, and how many columns of each row are padding."""
     rows = [np.asarray(row) for row in tokens]
-    if not rows or any(row.ndim != 1 or row.size == 0 for row in rows):
+    if any(row.ndim == 0 for row in rows):
+        raise ValueError("prompts are a batch, [B, T]; put a single prompt into a list")
+    if not rows or any(row.size == 0 for row in rows):
         raise ValueError("a prompt is empty; give at least one token, such as the end-of-text token")
+    if any(not np.issubdtype(row.dtype, np.integer) for row in rows):
+        raise ValueError(f"prompts are token ids, whole numbers, not {rows[0].dtype}; encode the text first")
     width = max(len(row) for row in rows)
     padding = np.array([width - len(row) for row in rows], np.int32)
-    return np.stack([np.pad(row.astype(np.int32), (width - len(row), 0)) for row in rows]), padding
+    return np.stack([np.pad(row, (width - len(row), 0)) for row in rows]), padding
 
 
 def _check(
     config: GPTConfig,
     prompts: np.ndarray,
     max_new_tokens: int,
-    temperature: float,
+    temperature: float | int,
     top_k: int | None,
-    top_p: float | None,
+    top_p: float | int | None,
 ) -> None:
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={max_new_tokens} is below 0")

@@ -58,8 +58,7 @@ def banded(
 ) -> Queries:
     """Blocks of W queries against their own and the previous block of keys: 2 T W scores instead of T T."""
     batch, length = q.shape[:2]
-    if window is None:
-        raise ValueError("attention='banded' needs a window in every layer; set window, or use attention='xla'")
+    assert window is not None, "GPTConfig refuses this"
     blocks = -(-length // window)
 
     def fold(x: Array) -> Array:

@@ -75,7 +75,7 @@ def _forward(x: Array, table: Array, targets: Array, vocab_size: int) -> tuple[A
 def _backward(vocab_size: int, gradients: tuple[Array, Array], d_loss: Array) -> tuple[Array, Array, None]:
     del vocab_size  # custom_vjp hands it over all the same
     d_x, d_table = gradients
-    return d_x * d_loss.astype(d_x.dtype), d_table * d_loss, None
+    return (d_x * d_loss).astype(d_x.dtype), d_table * d_loss, None  # d_loss in bfloat16 would be off by up to 0.4 %
 
 
 cross_entropy.defvjp(_forward, _backward)
