@@ -1,0 +1,1 @@
+from tests.variants import compiled_quickly  # noqa: F401

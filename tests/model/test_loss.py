@@ -1,0 +1,85 @@
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.model import loss
+from jaxgpt.model.loss import cross_entropy, next_token_loss
+from tests.variants import BASELINE, loud, text
+
+V, PADDED, D = 29, 40, 8
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(loss, "CHUNK", 8)
+
+
+def inputs(tokens, dtype=jnp.float32):
+    random = np.random.default_rng(tokens)
+    x = jnp.asarray(2 * random.normal(size=(tokens, D)), dtype)
+    return x, jnp.asarray(random.normal(size=(PADDED, D)), jnp.float32), jnp.asarray(random.integers(0, V, tokens))
+
+
+def exact(x, table, targets):
+    """Summed loss and its gradients in float64, by hand."""
+    x, table = np.asarray(x, np.float64), np.asarray(table, np.float64)[:V]
+    logits = x @ table.T
+    logits -= logits.max(axis=1, keepdims=True)
+    probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    rows = np.arange(len(x))
+    total = -np.log(probability[rows, targets]).sum()
+    probability[rows, targets] -= 1
+    return total, probability @ table, np.pad(probability.T @ x, ((0, PADDED - V), (0, 0)))
+
+
+def plain(x, table, targets):
+    """The loss as one would write it first, differentiated by jax."""
+    return -jax.nn.log_softmax(x @ table[:V].T)[jnp.arange(len(x)), targets].sum()
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 8, 9, 17])
+def test_chunked_loss_and_gradients_are_exact(tokens):
+    x, table, targets = inputs(tokens)
+    total, d_x, d_table = exact(x, table, targets)
+    np.testing.assert_allclose(cross_entropy(x, table, targets, V), total, rtol=1e-6)
+    ours = jax.jit(lambda x, table: jax.value_and_grad(lambda *a: 3 * cross_entropy(*a, targets, V), (0, 1))(x, table))
+    value, (by_x, by_table) = ours(x, table)
+    np.testing.assert_allclose(value, 3 * total, rtol=1e-6)
+    np.testing.assert_allclose(by_x, 3 * d_x, atol=3e-5)
+    np.testing.assert_allclose(by_table, 3 * d_table, atol=3e-5)
+    np.testing.assert_array_equal(by_table[V:], 0)
+    auto_x, auto_table = jax.jit(jax.grad(plain, (0, 1)))(x, table, targets)
+    np.testing.assert_allclose(by_x, 3 * auto_x, atol=3e-5)
+    np.testing.assert_allclose(by_table, 3 * auto_table, atol=3e-5)
+
+
+def test_bfloat16_gradients_have_the_right_size():
+    x, table, targets = inputs(77, jnp.bfloat16)
+    _, d_x, d_table = exact(x, jnp.asarray(table, jnp.bfloat16), targets)
+    by_x, by_table = jax.grad(lambda *a: cross_entropy(*a, targets, V) / 77, (0, 1))(x, table)
+    assert (by_x.dtype, by_table.dtype) == (jnp.bfloat16, jnp.float32)
+    for ours, true in ((by_x, d_x / 77), (by_table, d_table / 77)):
+        ours = np.asarray(ours, np.float64)
+        np.testing.assert_allclose(ours, true, atol=0.01 * np.abs(true).max())
+        assert abs((ours * true).sum() / (true * true).sum() - 1) < 1e-3  # 1/77 in bfloat16 is off by 2.7e-3
+
+
+def test_only_one_chunk_of_logits_exists():
+    x, table, targets = inputs(32)
+    program = jax.jit(jax.grad(lambda *a: cross_entropy(*a, targets, V), (0, 1))).lower(x, table).compile().as_text()
+    sizes = {int(np.prod([int(n) for n in dims.split(",")])) for dims in re.findall(r"f32\[([\d,]+)\]", program)}
+    assert 8 * PADDED in sizes
+    assert max(sizes) == max(8 * PADDED, PADDED * D, 32 * D)
+
+
+def test_the_training_loss_is_the_mean_over_next_tokens():
+    model, tokens = loud(BASELINE), jnp.asarray(text(BASELINE))
+    logp = jax.nn.log_softmax(model(tokens[:, :-1]))
+    expected = -np.take_along_axis(np.asarray(logp), np.asarray(tokens)[:, 1:, None], axis=-1).mean()
+    value, gradient = jax.jit(jax.value_and_grad(next_token_loss))(model, tokens)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_array_equal(gradient.embed[...][BASELINE.vocab_size :], 0)
+    assert np.abs(gradient.embed[...][: BASELINE.vocab_size]).min(axis=0).max() > 0
