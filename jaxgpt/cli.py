@@ -11,6 +11,8 @@ COMMANDS = {
     "train": "train a GPT, or go on with a run",
     "generate": "continue a text",
     "evaluate": "loss, perplexity and bits per byte on a text",
+    "convert": "write a model for another library, with other attention if you like",
+    "verify": "compare a model with transformers, number by number",
 }
 """The subcommands; each is the module of that name in jaxgpt.commands, and its `main(arguments)`."""
 
@@ -24,7 +26,7 @@ Each has its own --help. `jaxgpt train` alone needs nothing else."""
 
 
 def main() -> int:
-    """Run the command line; returns the exit code: 0 done, 2 what was asked for is not possible."""
+    """Run the command line; returns the exit code: 0 done, 2 what was asked for is not possible, 130 interrupted."""
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if name in ("-h", "--help"):
         print(USAGE.format("\n".join(f"  {command:<10} {purpose}" for command, purpose in COMMANDS.items())))
@@ -39,19 +41,27 @@ def main() -> int:
         return _refuse(f"there is no command {name!r}; " + (f"did you mean {close[0]!r}?" if close else "see --help"))
     try:
         return importlib.import_module(f"jaxgpt.commands.{name}").main(arguments)
-    except ValueError as error:
-        if not _is_ours(error):
+    except KeyboardInterrupt:
+        print("jaxgpt: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if not _is_for_the_user(error):
             raise
         return _refuse(str(error))
 
 
-def _is_ours(error: ValueError) -> bool:
-    """Whether our own code raised this to tell the user something; all else is a defect and keeps its traceback."""
+def _is_for_the_user(error: ValueError | OSError) -> bool:
+    """Whether the message is enough: files fail for the user's reasons, and our own code explains its ValueErrors.
+
+    Any other is a defect, and keeps its traceback.
+    """
+    if "JAXGPT_TRACEBACK" in os.environ:
+        return False
+    if isinstance(error, OSError):
+        return True
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     package = Path(__file__).parent
-    return "JAXGPT_TRACEBACK" not in os.environ and bool(
-        {package, package.parent / "converters"} & set(raised_in.parents)
-    )
+    return bool({package, package.parent / "converters"} & set(raised_in.parents))
 
 
 def _refuse(message: str) -> int:

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.config import GPTConfig
 from jaxgpt.data import GPT2Tokenizer, Tokenizer
-from jaxgpt.model.gpt import GPT, with_config
+from jaxgpt.model.gpt import GPT
 from jaxgpt.training.checkpoint import Checkpoints
-from jaxgpt.training.run import is_run, read_run
+from jaxgpt.training.run import is_run, read_run, resume_command
 
 
 def load(source: str | Path, **config_changes: Any) -> GPT:
@@ -22,9 +21,13 @@ def load(source: str | Path, **config_changes: Any) -> GPT:
     run = read_run(Path(source))
     with Checkpoints(run.checkpoints) as checkpoints:
         if checkpoints.latest is None:
-            raise ValueError(f"{source} has no checkpoint yet; train it first: jaxgpt train --resume {source}")
+            raise ValueError(f"{source} has no checkpoint yet; train it first: {resume_command(run.folder)}")
         model = checkpoints.restore_model(run.config.model, checkpoints.latest)
-    return with_config(model, GPTConfig.from_dict({**model.config.to_dict(), **config_changes}))
+    if not config_changes:
+        return model
+    from converters.surgery import operate
+
+    return operate(model, **config_changes)
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:

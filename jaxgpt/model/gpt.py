@@ -250,22 +250,3 @@ def named_parameters(model: GPT) -> dict[str, Any]:
         jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): leaf for path, leaf in leaves
     }
 
-
-def with_config(model: GPT, config: GPTConfig) -> GPT:
-    """The same parameters under another config. Raises ValueError where it asks for parameters of other shapes."""
-    like = abstract_model(config)
-    have, want = named_parameters(model), named_parameters(like)
-    misfits = [
-        f"{name}: {_shape(have, name)} where {_shape(want, name)} is asked for"
-        for name in sorted(have.keys() | want.keys())
-        if _shape(have, name) != _shape(want, name)
-    ]
-    if misfits:
-        raise ValueError(
-            "these parameters do not fit the changed config; undo the change, or train anew:\n  " + "\n  ".join(misfits)
-        )
-    return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(model))
-
-
-def _shape(parameters: dict[str, Array], name: str) -> tuple[int, ...] | None:
-    return parameters[name].shape if name in parameters else None

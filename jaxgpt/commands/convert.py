@@ -1,0 +1,23 @@
+"""`jaxgpt convert`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def main(arguments: list[str]) -> int:
+    """Write a model in the format of another library; returns the exit code."""
+    from converters.commands import Convert, convert
+    from jaxgpt.loading import load, load_tokenizer
+
+    chosen = tyro.cli(Annotated[Convert, tyro.conf.PositionalRequiredArgs], prog="jaxgpt convert", args=arguments)
+
+    def read_tokens(text: Path) -> "np.ndarray":
+        return load_tokenizer(chosen.source).encode(text.read_text(encoding="utf-8"))
+
+    convert(chosen, load=load, read_tokens=read_tokens)
+    return 0
