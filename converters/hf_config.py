@@ -162,8 +162,9 @@ def _rope_theta(fields: Fields) -> object:
 
 
 def _check_head_size(fields: Fields, ours: Fields) -> None:
-    if fields.get("head_dim") is not None and fields["head_dim"] * ours["num_heads"] != ours["d_model"]:
-        raise _refusal("head_dim", fields["head_dim"], "hidden_size / num_attention_heads")
+    size, heads, width = fields.get("head_dim"), ours["num_heads"], ours["d_model"]
+    if size is not None and not (isinstance(size, int) and isinstance(heads, int) and size * heads == width):
+        raise _refusal("head_dim", size, "hidden_size / num_attention_heads")
 
 
 def _refusal(name: str, value: object, allowed: object) -> ValueError:
@@ -176,7 +177,24 @@ def _made(ours: Fields) -> GPTConfig:
     for name in ("tie_embeddings", "scale_attention_by_layer"):
         if not isinstance(ours.get(name, False), bool):
             raise ValueError(f"config.json gives {ours[name]!r} for {name}, which has to be true or false")
-    try:
-        return GPTConfig(**ours)
-    except TypeError as error:
-        raise ValueError(f"config.json describes no model: {error}") from None
+    for name in ("layer_norm_epsilon", "rope_theta"):
+        if name in ours:
+            ours[name] = _number(name, ours[name])
+    return plausible(ours)
+
+
+LARGEST = 10**7
+
+
+def plausible(fields: Fields) -> GPTConfig:
+    """The config of fields from a file. Raises ValueError on a size that no model has, before anything is made."""
+    for name, value in fields.items():
+        if isinstance(value, int) and value > LARGEST:
+            raise ValueError(f"{name}={value} in the file is larger than {LARGEST}, which no GPT is: get it again")
+    return GPTConfig.from_dict(fields)
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+        raise ValueError(f"config.json gives {value!r} for {name}, which has to be a number above 0")
+    return float(value)

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from converters.architectures import NANOGPT, sizes
+from converters.hf_config import plausible
 from converters.tensors import Tensor, Tensors
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import GPT, named_parameters
@@ -53,7 +54,7 @@ def read_llmc(path: Path) -> tuple[GPTConfig, Tensors]:
     if len(header) < HEADER or header[0] != MAGIC or int(header[1]) not in DTYPES:
         version = int(header[1]) if len(header) > 1 else "none"
         raise ValueError(f"{path} is no model file of llm.c with version 3 or 5 (its version is {version})")
-    config = GPTConfig.from_dict({name: int(value) for name, value in zip(FIELDS, header[2:], strict=False)})
+    config = plausible({name: int(value) for name, value in zip(FIELDS, header[2:], strict=False)})
     if header[7] != config.padded_vocab_size:
         raise ValueError(f"{path} pads {config.vocab_size} tokens to {header[7]}, not to {config.padded_vocab_size}")
     return config, _tensors(path, config, DTYPES[int(header[1])])

@@ -1,5 +1,6 @@
 """Pretrained weights as a GPT: read what the shards of this process need, straight to where it lives."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def changed(model: GPT, mesh: Mesh | None, kv_init: KVInit, config_changes: dict
 
 def fill(source: Source, mesh: Mesh | None, allow_nonfinite: bool) -> GPT:
     """A model with the numbers of a source."""
+    check_size(source)
     model = abstract_model(source.config)
     parameters, letters = named_parameters(model), sizes(source.config)
     rows = list(source.architecture.rows(source.config, parameters))
@@ -82,6 +84,18 @@ def fill(source: Source, mesh: Mesh | None, allow_nonfinite: bool) -> GPT:
             "allow_nonfinite loads them all the same"
         )
     return jax.tree.unflatten(jax.tree.structure(model), [arrays[name] for name in parameters])
+
+
+def check_size(source: Source) -> None:
+    """Raise ValueError where a config asks for more layers, or longer axes, than the files can hold."""
+    config, _, tensors = source
+    numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    letters = {letter: size for letter, size in sizes(config).items() if letter != "t" or config.position == "learned"}
+    if config.num_layers > len(tensors) or max(letters.values()) > numbers:
+        raise ValueError(
+            f"the files hold {len(tensors)} tensors of {numbers:,} numbers, too few for "
+            f"num_layers={config.num_layers}, d_model={config.d_model}: config and weights are of two models"
+        )
 
 
 def matched(source: Source, rows: list[Row]) -> Tensors:

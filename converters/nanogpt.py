@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from converters.architectures import NANOGPT, sizes
+from converters.hf_config import plausible
 from converters.tensors import Tensor, Tensors
 from converters.torch_files import tensors_of, unpickled
 from jaxgpt.config import GPTConfig
@@ -77,7 +78,7 @@ def _config(args: dict[str, Any], path: Path) -> GPTConfig:
     fields = {ours: args[theirs] for theirs, ours in FIELDS if theirs != "dropout"}
     if not isinstance(fields["bias"], bool):
         raise ValueError(f"{path}: bias={fields['bias']!r} in model_args has to be True or False")
-    return GPTConfig(**fields, activation="gelu")
+    return plausible(fields | {"activation": "gelu"})
 
 
 def _cut(tensor: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def read_json(path: Path) -> dict:
     """A JSON object from a file. Raises ValueError where it holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}): get it again") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds {type(value).__name__}, not a JSON object: get it again")
