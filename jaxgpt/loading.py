@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.config import GPTConfig
 from jaxgpt.data import GPT2Tokenizer, Tokenizer
 from jaxgpt.model.gpt import GPT
 from jaxgpt.training.checkpoint import Checkpoints
@@ -23,11 +24,15 @@ def load(source: str | Path, **config_changes: Any) -> GPT:
         if checkpoints.latest is None:
             raise ValueError(f"{source} has no checkpoint yet; train it first: {resume_command(run.folder)}")
         model = checkpoints.restore_model(run.config.model, checkpoints.latest)
-    if not config_changes:
-        return model
+    return adapted(model, GPTConfig.from_dict(model.config.to_dict() | config_changes))
+
+
+def adapted(model: GPT, config: GPTConfig) -> GPT:
+    """The model under another config, its weights made to fit. Raises ValueError where they cannot be."""
     from converters.surgery import operate
 
-    return operate(model, **config_changes)
+    before, after = model.config.to_dict(), config.to_dict()
+    return operate(model, **{name: value for name, value in after.items() if value != before[name]})
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:

@@ -1,6 +1,8 @@
 """`jaxgpt train`."""
 
 import dataclasses
+import logging
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -8,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from jaxgpt.training.config import RUNS, TrainConfig
+from jaxgpt.training.config import CORPORA, RUNS, TrainConfig
 
 if TYPE_CHECKING:
     from jaxgpt.data import TokenData
@@ -31,34 +32,50 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     """Train a preset, or resume a run, and write a sample; returns the exit code."""
-    preset, resume, flags = _target(arguments)
-    config = _resumed_config(resume) if resume else TrainConfig.preset(preset)
+    flags = list(arguments)
+    named = flags.pop(0) if flags and not flags[0].startswith("-") else None
+    resume = _flag(flags, "--resume", "the run folder to go on with")
+    if resume and named:
+        raise ValueError(f"--resume {resume} knows its preset; leave out {named!r}")
+    preset = named or "quickstart"
+    if resume:
+        config, model = _resumed_config(Path(resume)), None
+    else:
+        config, model = _started_config(TrainConfig.preset(preset), _flag(flags, "--init", "the weights to start from"))
     chosen = tyro.cli(
         Arguments, prog="jaxgpt train [PRESET]", description=_description(), args=flags, default=Arguments(config)
     )
-    if resume is None:
-        return _start(chosen.run or Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}", chosen.config)
+    config = _found_anywhere(chosen.config)
+    if not resume:
+        folder = chosen.run or Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+        return _start(folder, config, model)
     if chosen.run is not None:
         raise ValueError(f"--resume {resume} already names the run folder; leave out --run {chosen.run}")
-    return _resume(resume, chosen.config)
+    return _resume(Path(resume), config)
 
 
-def _target(arguments: list[str]) -> tuple[str, Path | None, list[str]]:
-    """Which preset, which run to resume, and the flags: they decide what the flags' defaults are."""
-    flags = list(arguments)
-    named = flags.pop(0) if flags and not flags[0].startswith("-") else None
-    resume = None
+def _flag(flags: list[str], name: str, meaning: str) -> str | None:
+    """The value of a flag that decides the defaults of all others."""
     for index, flag in enumerate(flags):
-        name, equals, value = flag.partition("=")
-        if name == "--resume":
-            if not equals and index + 1 == len(flags):
-                raise ValueError("--resume needs the run folder to go on with")
-            resume = Path(value if equals else flags[index + 1])
-            del flags[index : index + (1 if equals else 2)]
-            break
-    if resume and named:
-        raise ValueError(f"--resume {resume} knows its preset; leave out {named!r}")
-    return named or "quickstart", resume, flags
+        if flag.startswith(f"{name}="):
+            return flag.partition("=")[2]
+        if flag == name:
+            if index + 1 == len(flags):
+                raise ValueError(f"{name} needs a value: {meaning}")
+            return flags[index + 1]
+    return None
+
+
+def _started_config(config: TrainConfig, source: str | None) -> tuple[TrainConfig, "GPT | None"]:
+    """The preset with the model, and for a run the text, of the weights it starts from; and these."""
+    if source is None:
+        return config, None
+    from jaxgpt.loading import load
+    from jaxgpt.training.run import is_run, read_run
+
+    model = load(source)
+    data = read_run(Path(source)).config.data if is_run(Path(source)) else config.data
+    return dataclasses.replace(config, model=model.config, data=data, init=source), model
 
 
 def _description() -> str:
@@ -72,38 +89,81 @@ def _resumed_config(folder: Path) -> TrainConfig:
     return read_run(folder).config
 
 
-def _start(folder: Path, config: TrainConfig) -> int:
+def _start(folder: Path, config: TrainConfig, model: "GPT | None") -> int:
     from jaxgpt.data import prepare
+    from jaxgpt.loading import adapted
+    from jaxgpt.training.loop import check_can_train, save_start
     from jaxgpt.training.run import check_is_new, create_run
 
     check_is_new(folder)
-    console = Console(highlight=False)
+    console = _console()
     with console.status(f"reading {config.data.source}"):
         data = prepare(config.data.source, config.data.tokenizer)
-    return _train(create_run(folder, config, data), data, console)
+    check_can_train(config, data)
+    teacher = _teacher(config)
+    run = create_run(folder, config, data)
+    if model is not None:
+        save_start(run, adapted(model, config.model))
+    return _train(run, data, console, teacher)
+
+
+def _teacher(config: TrainConfig) -> "GPT | None":
+    """The model to learn from. Raises ValueError where it counts tokens differently."""
+    if config.distill is None:
+        return None
+    from jaxgpt.loading import load
+
+    teacher = load(config.distill, dtype=config.model.dtype)
+    if teacher.config.vocab_size != config.model.vocab_size:
+        raise ValueError(
+            f"--distill {config.distill} has {teacher.config.vocab_size} tokens and the model "
+            f"{config.model.vocab_size}; distillation needs the same vocabulary"
+        )
+    teacher.config.check_length(config.model.context_length)
+    return teacher
 
 
 def _resume(folder: Path, config: TrainConfig) -> int:
-    from jaxgpt.training.run import read_run, reconfigure
+    from jaxgpt.training.loop import check_can_train
+    from jaxgpt.training.run import read_run, reconfigured, write_config
 
-    run = reconfigure(read_run(folder), config)
-    return _train(run, run.data(), Console(highlight=False))
+    run = reconfigured(read_run(folder), config)
+    data = run.data()
+    check_can_train(config, data)
+    teacher = _teacher(config)
+    write_config(run)
+    return _train(run, data, _console(), teacher)
 
 
-def _train(run: "Run", data: "TokenData", console: Console) -> int:
+def _console() -> Console:
+    """Prints what it is given: paths and samples may hold what rich would read as markup."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def _found_anywhere(config: TrainConfig) -> TrainConfig:
+    """With the whole path of the text, so that a run is resumed from any folder."""
+    path = Path(config.data.source).expanduser()
+    if config.data.source in CORPORA or not path.exists():
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(path.resolve())))
+
+
+def _train(run: "Run", data: "TokenData", console: Console, teacher: "GPT | None") -> int:
     from jaxgpt.training.loop import TrainingStopped, train
+    from jaxgpt.training.run import resume_command
 
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs there what its errors say again
     _print_header(run, data, console)
     began = time.perf_counter()
     try:
-        model = train(run, data, console)
+        model = train(run, data, console, teacher)
     except TrainingStopped as stop:
-        console.print(f"{stop}; go on with: jaxgpt train --resume {run.folder}", soft_wrap=True)
+        console.print(f"{stop}; go on with: {resume_command(run.folder)}", soft_wrap=True)
         return 128 + stop.signal if stop.signal == signal.SIGINT else 0
     console.print(f"done in {time.perf_counter() - began:.0f} s")
     if run.config.sample_tokens:
         _print_sample(run, model, console)
-    console.print(f'go on with: jaxgpt generate {run.folder} --prompt "..."', soft_wrap=True)
+    console.print(f'go on with: jaxgpt generate {shlex.quote(str(run.folder))} --prompt "..."', soft_wrap=True)
     return 0
 
 
@@ -115,13 +175,15 @@ def _print_header(run: "Run", data: "TokenData", console: Console) -> None:
 
     config = run.config
     counts = {name: split["tokens"] for name, split in data.manifest["splits"].items()}
-    table = Table.grid(padding=(0, 2))
-    table.add_row("run", str(run.folder))
-    table.add_row("model", f"{num_parameters(abstract_model(config.model)):,} parameters, {config.model.dtype}")
-    table.add_row("data", f"{config.data.source}: {counts['train']:,} tokens, {counts['validation']:,} held back")
-    table.add_row("steps", f"{config.steps} of {config.batch_size} x {config.model.context_length} tokens")
-    table.add_row("device", f"{jax.devices()[0].device_kind}; attention: {describe_attention(config.model)}")
-    console.print(table, soft_wrap=True)
+    rows = {
+        "run": run.folder,
+        "model": f"{num_parameters(abstract_model(config.model)):,} parameters, {config.model.dtype}",
+        "data": f"{config.data.source}: {counts['train']:,} tokens, {counts['validation']:,} held back",
+        "steps": f"{config.steps} of {config.batch_size} x {config.model.context_length} tokens",
+        "device": f"{jax.devices()[0].device_kind}; attention: {describe_attention(config.model)}",
+    }
+    for name, value in rows.items():
+        console.print(f"{name:<7} {value}", soft_wrap=True)
 
 
 def _print_sample(run: "Run", model: "GPT", console: Console) -> None:
@@ -137,5 +199,5 @@ def _print_sample(run: "Run", model: "GPT", console: Console) -> None:
     text = run.tokenizer.decode(token for token in tokens[0] if token != start)
     (run.folder / "samples" / f"{run.config.steps}.txt").write_text(text, encoding="utf-8")
     console.rule("sample")
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(text, soft_wrap=True)
     console.rule()

@@ -32,6 +32,30 @@ def mean_loss(model: GPT, batches: Int[Array | np.ndarray, "N B S"]) -> float:
     return float(np.mean([batch_loss(model, tokens) for tokens in batches], dtype=np.float64))
 
 
+def distillation_loss(
+    teacher: GPT, model: GPT, tokens: Int[Array, "B S"], key: Array | None = None
+) -> Float[Array, ""]:
+    """Mean KL divergence of the model's next-token distribution from the teacher's (Hinton et al. 2015, section 2).
+
+    In nats per token; zero where the two agree. The teacher gets no gradient.
+    """
+
+    @jax.checkpoint  # makes the chunk's logits again in the backward pass, so that only one chunk of them exists
+    def divergence(chunk: tuple[Array, Array, Array]) -> Array:
+        theirs, ours = (
+            jax.nn.log_softmax(m.logits(x[None])[0]) for m, x in zip((teacher, model), chunk[:2], strict=True)
+        )
+        return jnp.where(chunk[2] >= 0, (jnp.exp(theirs) * (theirs - ours)).sum(axis=1), 0).sum()
+
+    teacher = jax.lax.stop_gradient(teacher)
+    inputs, count = tokens[:, :-1], tokens[:, 1:].size
+    theirs, ours = teacher.hidden(inputs), model.hidden(inputs, key)
+    marks = jnp.zeros(count, jnp.int32)
+    theirs, marks = _chunks(theirs.reshape(count, -1), marks)
+    ours, _ = _chunks(ours.reshape(count, -1), marks.reshape(-1)[:count])
+    return jax.lax.map(divergence, (theirs, ours, marks)).sum() / count
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def cross_entropy(
     x: Float[Array, "M D"], table: Float[Array, "V D"], targets: Int[Array, " M"], vocab_size: int
@@ -39,10 +63,10 @@ def cross_entropy(
     """Summed negative log-likelihood of `targets` under softmax(x tableT), in nats.
 
     Rows of the table past vocab_size are padding: they take no probability and no gradient.
-    The gradient by the logits, softmax - onehot, is never made. What it is multiplied with is split: the softmax part is
-    a product with the exponents, which the loss needs anyway, and the onehot part picks or adds single rows. So logits
-    are computed once, gone over twice, and only one chunk of them exists at a time (on two CPU cores at a vocabulary of
-    50304 this takes 0.94 of the time of forming softmax - onehot, and 1.06 of the three products alone).
+    The gradient by the logits, softmax - onehot, is never made. What it is multiplied with is split: the softmax part
+    is a product with the exponents, which the loss needs anyway, and the onehot part picks or adds single rows. So
+    logits are computed once, gone over twice, and only one chunk of them exists at a time (on two CPU cores at a
+    vocabulary of 50304 this takes 0.94 of the time of forming softmax - onehot, and 1.06 of the three products alone).
     """
     narrow = table.astype(x.dtype)
 

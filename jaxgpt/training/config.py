@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from jaxgpt.config import GPTConfig
 
+CORPORA = ("stdlib", "shakespeare")
+"""Texts with a name; any other source is a path."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -58,6 +61,10 @@ class TrainConfig:
     """The text."""
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     """How weights move."""
+    init: str | None = None
+    """Start from the weights of this source (a run, an HF folder or hub id, a weights file) instead of random ones."""
+    distill: str | None = None
+    """Learn the next-token distribution of the model at this source, instead of the text's own next tokens."""
     steps: int = 1000
     """Updates of the weights."""
     batch_size: int = 32
@@ -148,10 +155,10 @@ RUNS: dict[str, Run] = {
         "a small GPT on Python's own source and documentation; a few minutes on two CPU cores, no network",
         TrainConfig(
             model=GPTConfig.preset("quickstart"),
-            optimizer=OptimizerConfig(3e-3, 3e-4, warmup_steps=50),
-            steps=400,
-            batch_size=8,
-            eval_every=100,
+            optimizer=OptimizerConfig(5e-3, 2e-4, warmup_steps=30),
+            steps=260,
+            batch_size=4,
+            eval_every=65,
             eval_batches=8,
         ),
     ),

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import FrameType
 
 import jax
@@ -14,9 +15,10 @@ from jaxgpt.data import Batches, TokenData, fixed_batches
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.loss import mean_loss
 from jaxgpt.training.checkpoint import Checkpoints
+from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.metrics import Reporter
 from jaxgpt.training.run import Run
-from jaxgpt.training.step import TrainState, initial_state, make_step
+from jaxgpt.training.step import TrainState, describe_attention, initial_state, make_step
 
 
 class TrainingStopped(Exception):  # noqa: N818  being told to stop is no error
@@ -27,9 +29,10 @@ class TrainingStopped(Exception):  # noqa: N818  being told to stop is no error
         self.step, self.signal = step, number
 
 
-def train(run: Run, data: TokenData, console: Console) -> GPT:
+def train(run: Run, data: TokenData, console: Console, teacher: GPT | None = None) -> GPT:
     """Take a run from its newest checkpoint, or from nothing, to its last step; returns the model.
 
+    With a teacher, the model learns its distributions instead of the text's tokens; validation is on the text.
     Raises TrainingStopped after SIGINT or SIGTERM, and ValueError where the loss is no longer finite or a checkpoint
     cannot be written. Whatever happens, the newest whole checkpoint stays usable.
     """
@@ -42,11 +45,11 @@ def train(run: Run, data: TokenData, console: Console) -> GPT:
         if start == 0:
             before = mean_loss(state.model, held_back)
             console.print(f"validation loss before training: {before:.3f} nats per token", highlight=False)
-        step = make_step(config).lower(state, batches(start)).compile()
+        step = make_step(config).lower(state, batches(start), teacher).compile()
         late = None
         with Reporter(run, start, console) as reporter, stop_signals() as received:
             for done in range(start + 1, config.steps + 1):
-                state, metrics = step(state, batches(done - 1))
+                state, metrics = step(state, batches(done - 1), teacher)
                 if late:  # fetched one step late, so that the device never waits for the host
                     reporter.report(*late)
                 late = (done, metrics)
@@ -55,7 +58,8 @@ def train(run: Run, data: TokenData, console: Console) -> GPT:
                     with reporter.clock_stopped():
                         val_loss = mean_loss(state.model, held_back)
                     reporter.report(done, metrics, val_loss)
-                    checkpoints.save(state, val_loss)
+                    with reporter.clock_stopped():
+                        checkpoints.save(state, val_loss)
                     late = None
                 elif received:
                     reporter.report(done, metrics)
@@ -67,11 +71,31 @@ def train(run: Run, data: TokenData, console: Console) -> GPT:
     return state.model
 
 
+def check_can_train(config: TrainConfig, data: TokenData) -> None:
+    """Raise ValueError where training would fail later on: text too short, backend or package not there."""
+    for part in (data.train, data.validation):
+        fixed_batches(part, 1, config.model.context_length, 1)
+    describe_attention(config.model)
+    if config.wandb and find_spec("wandb") is None:
+        raise ValueError("--wandb needs the package: pip install 'jaxgpt[wandb]'")
+
+
 def _first_state(run: Run, checkpoints: Checkpoints, console: Console) -> TrainState:
     if checkpoints.latest is None:
         return initial_state(run.config)
-    console.print(f"resuming after step {checkpoints.latest}", highlight=False)
+    if checkpoints.latest == 0:
+        console.print(f"starting from the weights of {run.config.init}", highlight=False)
+    else:
+        console.print(f"resuming after step {checkpoints.latest}", highlight=False)
     return checkpoints.restore_state(run.config, checkpoints.latest)
+
+
+def save_start(run: Run, model: GPT) -> None:
+    """Make a model the run's checkpoint of step 0: training starts from it, and nothing else is needed to resume."""
+    state = initial_state(run.config)._replace(model=model)
+    with Checkpoints(run.checkpoints, run.config.keep_checkpoints) as checkpoints:
+        checkpoints.save(state, math.inf)
+        checkpoints.wait()
 
 
 @contextmanager

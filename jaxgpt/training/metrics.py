@@ -142,7 +142,7 @@ class Display:
         if "val_loss" in line:
             status += f"  validation loss {line['val_loss']:.3f}"
         if "val_loss" in line or not self._console.is_terminal:
-            self._console.print(f"step {line['step']:>6}  {status}", highlight=False)
+            self._console.print(f"step {line['step']:>6}  {status}", highlight=False, soft_wrap=True)
 
 
 def _forget_after(path: Path, step: int) -> None:
@@ -163,8 +163,6 @@ def _step_of(line: str) -> float:
 
 
 def _start_wandb(folder: Path, config: TrainConfig) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise ValueError("--wandb needs the package: pip install 'jaxgpt[wandb]'") from error
+    import wandb
+
     return wandb.init(project="jaxgpt", name=folder.name, id=folder.name, resume="allow", config=config.to_dict())

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import platform
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,25 @@ def is_run(folder: Path) -> bool:
 
 
 def check_is_new(folder: Path) -> None:
-    """Raise ValueError where a folder holds anything already."""
+    """Raise ValueError where a folder holds anything already, or cannot hold a run."""
+    check_path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        cure = f"go on with it by `jaxgpt train --resume {folder}`" if is_run(folder) else "name another folder"
+        cure = f"go on with it by `{resume_command(folder)}`" if is_run(folder) else "name another folder"
         raise ValueError(f"--run {folder} is not empty; {cure}")
+
+
+def check_path(folder: Path) -> None:
+    """Raise ValueError where orbax would lose checkpoints: it takes these characters for patterns."""
+    if found := set("*?[]") & set(str(folder.absolute())):
+        raise ValueError(
+            f"checkpoints cannot be saved in {folder.absolute()}: its path holds {' and '.join(sorted(found))}; "
+            "choose another folder for --run, or rename it"
+        )
+
+
+def resume_command(folder: Path) -> str:
+    """What to type to go on with a run."""
+    return f"jaxgpt train --resume {shlex.quote(str(folder))}"
 
 
 def create_run(folder: Path, config: TrainConfig, data: TokenData) -> Run:
@@ -92,21 +108,22 @@ def read_run(folder: Path) -> Run:
         tokenizer, source_hash = from_spec(record["tokenizer"]), record["source_hash"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder}/config.json is not whole ({error} is missing); restore it from a copy") from error
-    return Run(folder, TrainConfig.from_dict(record.get("config", {})), tokenizer, source_hash)
+    config = TrainConfig.from_dict(record.get("config", {}))
+    check_vocabulary(config, tokenizer)
+    return Run(folder, config, tokenizer, source_hash)
 
 
-def reconfigure(run: Run, config: TrainConfig) -> Run:
-    """The run with what may change within it changed. Raises ValueError where anything else differs."""
-    for name in ("model", "data", "seed", "batch_size"):
+def reconfigured(run: Run, config: TrainConfig) -> Run:
+    """The run with another config, its folder unchanged. Raises ValueError where what must stay has changed."""
+    check_path(run.folder)
+    for name in ("model", "data", "seed", "batch_size", "init", "distill"):
         before, now = getattr(run.config, name), getattr(config, name)
         if before != now:
             raise ValueError(
                 f"{run.folder} is a run with {name}={before}, not {now}: this cannot change within a run; "
                 "leave the flag out, or start a new run"
             )
-    run = dataclasses.replace(run, config=config)
-    write_config(run)
-    return run
+    return dataclasses.replace(run, config=config)
 
 
 def check_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> None:

@@ -1,5 +1,6 @@
 """One update of the weights: a pure function from state to state."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -13,9 +14,11 @@ from jaxtyping import Float, Int
 
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import GPT, abstract_model
-from jaxgpt.model.loss import next_token_loss
+from jaxgpt.model.loss import distillation_loss, next_token_loss
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.optimizer import make_optimizer, schedule
+
+Loss = Callable[[GPT, Int[Array, "B S"], Array | None], Float[Array, ""]]
 
 
 class TrainState(NamedTuple):
@@ -39,7 +42,9 @@ class Metrics(NamedTuple):
 
 def initial_state(config: TrainConfig) -> TrainState:
     """Fresh weights from the seed, no updates done."""
-    return jax.jit(partial(_fresh, config))(jax.random.key(config.seed))
+    # At the usual level the random numbers of a small model take three times as long to compile, and run no faster.
+    options = {"xla_backend_optimization_level": 1}
+    return jax.jit(partial(_fresh, config), compiler_options=options)(jax.random.key(config.seed))
 
 
 def abstract_state(config: TrainConfig) -> TrainState:
@@ -58,10 +63,14 @@ def make_step(config: TrainConfig) -> Wrapped:
     return jax.jit(partial(train_step, config=config), donate_argnums=0)
 
 
-def train_step(state: TrainState, tokens: Int[Array, "B S"], *, config: TrainConfig) -> tuple[TrainState, Metrics]:
-    """The gradient of the mean loss over the batch, and one AdamW update with it."""
+def train_step(
+    state: TrainState, tokens: Int[Array, "B S"], teacher: GPT | None = None, *, config: TrainConfig
+) -> tuple[TrainState, Metrics]:
+    """The gradient of the mean loss over the batch, and one AdamW update with it. With a teacher, distillation."""
     tx = make_optimizer(config.optimizer, config.steps)
-    loss, grads = loss_and_grads(state.model, tokens, _dropout_key(config, state.step), config.microbatches)
+    loss_of = next_token_loss if teacher is None else partial(distillation_loss, teacher)
+    key = _dropout_key(config, state.step)
+    loss, grads = loss_and_grads(state.model, tokens, key, config.microbatches, loss_of)
     updates, moments = tx.update(grads, state.moments, state.model)
     model = optax.apply_updates(state.model, updates)
     metrics = Metrics(loss, optax.tree.norm(grads), schedule(config.optimizer, config.steps)(state.step))
@@ -69,16 +78,16 @@ def train_step(state: TrainState, tokens: Int[Array, "B S"], *, config: TrainCon
 
 
 def loss_and_grads(
-    model: GPT, tokens: Int[Array, "B S"], key: Array | None, microbatches: int
+    model: GPT, tokens: Int[Array, "B S"], key: Array | None, microbatches: int, loss_of: Loss = next_token_loss
 ) -> tuple[Float[Array, ""], GPT]:
     """Mean loss over the batch and its gradient, summed in float32 over microbatches computed one after another."""
     if microbatches == 1:
-        return jax.value_and_grad(next_token_loss)(model, tokens, key)
+        return jax.value_and_grad(loss_of)(model, tokens, key)
 
     def add(sums: tuple[Array, GPT], piece: tuple[Array, Array]) -> tuple[tuple[Array, GPT], None]:
         index, part = piece
         part_key = None if key is None else jax.random.fold_in(key, index)
-        return jax.tree.map(jnp.add, sums, jax.value_and_grad(next_token_loss)(model, part, part_key)), None
+        return jax.tree.map(jnp.add, sums, jax.value_and_grad(loss_of)(model, part, part_key)), None
 
     pieces = tokens.reshape(microbatches, -1, tokens.shape[1])
     zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, model))
