@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from rich.console import Console
 
+from converters.architectures import ARCHITECTURES
 from converters.hf_tokenizer import FILES
 from converters.hub import is_local, local_path
 from converters.load import load_pretrained
@@ -97,7 +98,7 @@ def convert(args: Convert, *, load: Load = load_pretrained, read_tokens: ReadTok
         verify=args.verify,
         **allowed,
     )
-    console.print(f"{args.folder} holds a {kind} model", soft_wrap=True)
+    console.print(f"{args.folder} holds a {kind} model{_lacking(args.folder, kind)}", soft_wrap=True)
 
 
 def verify(args: Verify, *, load: Load = load_pretrained) -> int:
@@ -108,6 +109,13 @@ def verify(args: Verify, *, load: Load = load_pretrained) -> int:
     else:
         Console().print(certificate.to_table())
     return 0 if certificate.holds else 1
+
+
+def _lacking(folder: Path, kind: str) -> str:
+    """The end of the message, where transformers will find no tokenizer."""
+    if kind not in ARCHITECTURES or any((folder / name).exists() for name in FILES):
+        return ""
+    return "; its tokenizer is not GPT-2's and was not found, so that AutoTokenizer will not open the folder"
 
 
 def _origin(source: str, changes: dict[str, Any]) -> str:

@@ -111,6 +111,7 @@ def write_weights(model: GPT, architecture: Architecture, folder: Path, dtype: n
             for row in shard
         }
         save_file(tensors, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod((folder / "config.json").stat().st_mode)  # safetensors lets nobody else read it
         where |= dict.fromkeys(tensors, file)
     if len(shards) > 1:
         total = sum(size_of(row, model.config, dtype) for row in rows)

@@ -249,6 +249,12 @@ def test_a_starcoder2_that_we_cannot_honour_is_refused_by_name(field, value):
         config_from_hf(COMMON | {field: value})
 
 
+def test_whoever_may_read_the_config_may_read_the_weights(make_model, tmp_path):
+    save_pretrained(make_model(TINY), tmp_path / "out")
+    modes = {path.stat().st_mode for path in (tmp_path / "out").iterdir()}
+    assert len(modes) == 1
+
+
 def test_saving_does_not_change_the_model(make_model, tmp_path):
     model = make_model(dataclasses.replace(TINY, num_kv_heads=2, bias=False))
     before = jax.tree.map(np.asarray, model)
