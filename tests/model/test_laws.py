@@ -97,8 +97,10 @@ def test_scanning_the_layers_changes_no_number(config):
 
 def test_scanning_gives_the_same_dropout():
     config = dataclasses.replace(VARIANTS["all"], num_layers=5, dropout=0.3)
-    drop = jax.jit(lambda model, tokens: model(tokens, jax.random.key(0)))
-    plain, scanned = (drop(loud(dataclasses.replace(config, scan_layers=scan)), text(config)) for scan in (False, True))
+    plain, scanned = (
+        loud(dataclasses.replace(config, scan_layers=scan))(jnp.asarray(text(config)), jax.random.key(0))
+        for scan in (False, True)
+    )
     np.testing.assert_allclose(plain, scanned, atol=1e-4, rtol=0)
 
 
@@ -178,7 +180,7 @@ def configs(draw):
     )
 
 
-@settings(max_examples=5, deadline=None, derandomize=True, database=None)
+@settings(max_examples=3, deadline=None, derandomize=True, database=None)
 @given(configs())
 def test_any_valid_model_is_causal_and_generates_what_it_computes(config):
     model, tokens = loud(config), generate(loud(config), text(config, length=7), 9, temperature=0)
