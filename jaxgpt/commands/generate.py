@@ -1,10 +1,17 @@
 """`jaxgpt generate`."""
 
 import dataclasses
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from jaxgpt.config import GPTConfig
+
+USUAL_LENGTH = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,8 +22,8 @@ class Arguments:
     """A run folder, a Hugging Face folder or hub id, or a weights file."""
     prompt: str = "\n"
     """The text to continue."""
-    max_new_tokens: int = 128
-    """How many tokens to add at most; <|endoftext|> ends a sample."""
+    max_new_tokens: int | None = None
+    """How many tokens to add at most; <|endoftext|> ends a sample. None: 128, or what the context has room for."""
     temperature: float = 0.8
     """0: always the likeliest token. 1: as the model says."""
     top_k: int | None = None
@@ -39,20 +46,25 @@ def main(arguments: list[str]) -> int:
 
     tokenizer = load_tokenizer(chosen.source)
     prompt = tokenizer.encode(chosen.prompt).tolist()
+    model = load(chosen.source)
     tokens = generate(
-        load(chosen.source),
+        model,
         [prompt] * chosen.num_samples,
-        chosen.max_new_tokens,
+        _room(model.config, len(prompt)) if chosen.max_new_tokens is None else chosen.max_new_tokens,
         temperature=chosen.temperature,
         top_k=chosen.top_k,
         top_p=chosen.top_p,
         seed=chosen.seed,
         stop_token=tokenizer.end_of_text,
     )
-    console = Console(highlight=False)
     for number, row in enumerate(tokens):
         if number:
-            console.rule()
+            Console().rule()
         kept = prompt + [token for token in row[len(prompt) :].tolist() if token != tokenizer.end_of_text]
-        console.print(tokenizer.decode(kept), markup=False, soft_wrap=True)
+        sys.stdout.write(tokenizer.decode(kept) + "\n")  # rich would change tabs, control characters and :names:
     return 0
+
+
+def _room(config: "GPTConfig", length: int) -> int:
+    """How many tokens to add to a prompt where the user did not say; at least one, which may then be refused."""
+    return USUAL_LENGTH if config.max_length is None else max(1, min(USUAL_LENGTH, config.max_length - length))

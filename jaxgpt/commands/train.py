@@ -4,7 +4,10 @@ import dataclasses
 import logging
 import shlex
 import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -152,11 +155,11 @@ def _train(run: "Run", data: "TokenData", console: Console, teacher: "GPT | None
     from jaxgpt.training.loop import TrainingStopped, train
     from jaxgpt.training.run import resume_command
 
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs there what its errors say again
     _print_header(run, data, console)
     began = time.perf_counter()
     try:
-        model = train(run, data, console, teacher)
+        with _orbax_hushed():
+            model = train(run, data, console, teacher)
     except TrainingStopped as stop:
         console.print(f"{stop}; go on with: {resume_command(run.folder)}", soft_wrap=True)
         return 128 + stop.signal if stop.signal == signal.SIGINT else 0
@@ -165,6 +168,26 @@ def _train(run: "Run", data: "TokenData", console: Console, teacher: "GPT | None
         _print_sample(run, model, console)
     console.print(f'go on with: jaxgpt generate {shlex.quote(str(run.folder))} --prompt "..."', soft_wrap=True)
     return 0
+
+
+@contextmanager
+def _orbax_hushed() -> Iterator[None]:
+    """Where a save fails, our message is enough: orbax logs its errors, and tensorstore prints callbacks come late."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    usual = sys.unraisablehook
+
+    def print_unless_late(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            usual(unraisable)
+
+    sys.unraisablehook = print_unless_late
+    try:
+        yield
+    except ValueError:
+        time.sleep(1)  # for the writes that were under way beside the one that failed
+        raise
+    finally:
+        sys.unraisablehook = usual
 
 
 def _print_header(run: "Run", data: "TokenData", console: Console) -> None:

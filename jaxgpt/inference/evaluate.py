@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from jaxgpt.data import TokenData, fixed_batches
 from jaxgpt.model.gpt import GPT
@@ -25,7 +25,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    model: GPT, tokens: Int[np.ndarray, " N"], bytes_per_token: float, batch_size: int = 8, count: int | None = None
+    model: GPT, tokens: Integer[np.ndarray, " N"], bytes_per_token: float, batch_size: int = 8, count: int | None = None
 ) -> Evaluation:
     """The mean loss over windows of context_length tokens that cover the text, or `count` batches spread over it.
 
@@ -37,7 +37,7 @@ def evaluate(
     return Evaluation(loss, math.exp(min(loss, 700.0)), loss / math.log(2) / bytes_per_token, predicted)
 
 
-def split_tokens(data: TokenData, split: str) -> tuple[Int[np.ndarray, " N"], float]:
+def split_tokens(data: TokenData, split: str) -> tuple[Integer[np.ndarray, " N"], float]:
     """The tokens of one part of a corpus, or of all of it, and how many bytes of text a token stands for."""
     parts = ("train", "validation") if split == "all" else (split,)
     counts = [data.manifest["splits"][part] for part in parts]
