@@ -1,5 +1,6 @@
 """Every test runs on the CPU, off line, with shapes checked and silent broadcasting refused."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,3 +38,23 @@ def shakespeare() -> Path:
     if not path.exists():
         pytest.skip("tinyshakespeare.txt is not on this machine, and tests do not download")
     return path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run that was trained to its end. Copy it before changing anything in it."""
+    from tests.runs import FLAGS, jaxgpt, write_text
+
+    base = tmp_path_factory.mktemp("trained")
+    jax.clear_caches()  # of programs that were optimised, and would round in other places
+    outcome = jaxgpt("train", "tiny", *FLAGS, "--data.source", write_text(base / "text.txt"), "--run", base / "run")
+    assert outcome.code == 0, outcome
+    (base / "output.txt").write_text(outcome.out)
+    return base / "run"
+
+
+@pytest.fixture
+def garbage_collected() -> Iterator[None]:
+    """Objects that complain when they are collected do so in the test that made them, not in a later one."""
+    yield
+    gc.collect()

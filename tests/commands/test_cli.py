@@ -1,0 +1,349 @@
+"""The command line as a user meets it: what it prints, what it writes, how it refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxgpt as package
+from jaxgpt.inference.evaluate import evaluate
+from jaxgpt.training.run import read_run
+from tests.runs import EVAL_EVERY, STEPS, jaxgpt, lines, quick_compilation, start, state, steps_saved, write_text
+from tests.training.test_metrics import events
+
+
+@pytest.fixture
+def text(tmp_path):
+    return write_text(tmp_path / "text.txt")
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """A copy of the trained run."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def refusal(*arguments: object) -> str:
+    """The message of a command that must refuse: code 2, nothing else printed, no traceback."""
+    outcome = jaxgpt(*arguments)
+    assert outcome.code == 2, outcome
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+    return outcome.err
+
+
+def one_line(*arguments: object) -> str:
+    message = refusal(*arguments)
+    assert message.startswith("jaxgpt: ")
+    assert message.count("\n") == 1
+    return message
+
+
+def words(message: str) -> str:
+    """A boxed message without its box."""
+    return " ".join(message.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_without_a_command_the_usage_is_shown(arguments):
+    outcome = jaxgpt(*arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("usage: jaxgpt COMMAND")
+    assert all(f"\n  {command} " in outcome.out for command in ("train", "generate", "evaluate"))
+
+
+def test_the_version_is_shown():
+    assert jaxgpt("--version").out.startswith("jaxgpt 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("trian",), "there is no command 'trian'; did you mean 'train'?"),
+        (("xyzzy",), "there is no command 'xyzzy'; see --help"),
+        (("train", "tinny"), "there is no preset 'tinny'; did you mean 'tiny'?"),
+        (("train", "xyzzy"), "there is no preset 'xyzzy'; known: quickstart, shakespeare-char-cpu"),
+        (("train", "--resume"), "--resume needs a value: the run folder to go on with"),
+        (("train", "tiny", "--resume", "r"), "--resume r knows its preset; leave out 'tiny'"),
+        (("train", "--resume", "nowhere"), "nowhere is not a run folder"),
+        (("train", "tiny", "--data.source", "nowhere.txt"), "'nowhere.txt' does not exist"),
+        (("train", "tiny", "--model.attention", "cudnn"), "attention='cudnn' cannot run here"),
+        (("evaluate", "x", "--batch-size", "0"), "--batch-size 0 computes nothing"),
+        (("evaluate", "x"), "x is not a run of ours, which would know its text: name one by --data"),
+        (("generate", "x", "--num-samples", "0"), "--num-samples 0 asks for nothing"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_known_is_refused_in_one_line(arguments, message, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "cudnn" in arguments:
+        arguments = (*arguments, "--data.source", text)
+    assert message in one_line(*arguments)
+    assert list(tmp_path.iterdir()) == [text]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--model.num-kv-head", "2"), "Perhaps you meant: --model.num-kv-heads"),
+        (("--optimizer.learning-rat", "1"), "--optimizer.learning-rate FLOAT"),
+        (("--steps", "many"), "--steps"),
+        (("--steps", "-1"), "steps=-1 must not be below 0"),
+        (("--model.num-heads", "3"), "d_model=32 is not a multiple of num_heads=3; use one of 1, 2, 4"),
+        (("--model.num-kv-heads", "3"), "num_heads=4 is not a multiple of num_kv_heads=3"),
+        (("--model.window", "0"), "window=0 sees nothing"),
+        (("--model.position", "learnt"), "learned"),
+        (("--microbatches", "3"), "batch_size=4 is not a multiple of microbatches=3"),
+        (("--data.tokenizer", "bytes"), "--data.tokenizer"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_flag_is_refused_with_the_cure(flags, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in words(refusal("train", "tiny", *flags))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty: give a text file"),
+        (b"  \n \n", "is empty: give a text file"),
+        (b"\x00\x01\x02", "is not text in UTF-8"),
+        (b"\xff\xfe\xfa", "is not text in UTF-8"),
+        (b"too short", "the text has"),
+        (b"abc" * 50, "the text has"),  # long enough for training, not for validation
+        (b"abcdefgh" * 200, "the char tokenizer of '{path}' has 8 tokens and the model 65; use --model.vocab-size 8"),
+    ],
+    ids=["empty", "blank", "binary", "not UTF-8", "short", "short held-back part", "other characters"],
+)
+def test_a_text_that_cannot_be_trained_on_is_refused_and_nothing_written(content, message, tmp_path):
+    path, vocabulary = tmp_path / "text.txt", ()
+    path.write_bytes(content)
+    if content == b"abc" * 50:
+        vocabulary = ("--model.vocab-size", 3)
+    if content == b"too short":
+        vocabulary = ("--model.vocab-size", 7)
+    found = one_line("train", "tiny", "--run", tmp_path / "run", "--data.source", path, *vocabulary)
+    assert message.format(path=path) in found
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_cannot_be_written_is_one_line(text, tmp_path):
+    assert "Not a directory" in one_line("train", "tiny", "--data.source", text, "--run", text / "run")
+
+
+def test_our_own_messages_are_shown_and_defects_keep_their_traceback(monkeypatch):
+    def defect(_):
+        return int("seven")
+
+    monkeypatch.setattr("jaxgpt.commands.generate.main", defect)
+    with pytest.raises(ValueError, match="invalid literal"):
+        jaxgpt("generate", "x")
+
+
+def test_an_interruption_outside_of_training_is_one_line(monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxgpt.commands.generate.main", interrupt)
+    assert jaxgpt("generate", "x") == (130, "", "jaxgpt: interrupted\n")
+
+
+def test_help_is_quick_since_it_imports_no_jax():
+    program = """
+import sys
+from jaxgpt.cli import main
+for command in ("train", "generate", "evaluate"):
+    sys.argv = ["jaxgpt", command, "--help"]
+    try:
+        code = main()
+    except SystemExit as end:
+        code = end.code or 0
+    assert code == 0, (command, code)
+assert not {"jax", "flax", "orbax", "torch", "transformers"} & set(sys.modules), sorted(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--model.num-kv-heads" in done.stdout
+    assert "nanoGPT's CPU example" in done.stdout
+
+
+def test_training_leaves_the_folder_of_the_contract(trained):
+    assert {path.name for path in trained.iterdir() if "tfevents" not in path.name} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "samples",
+    }
+    assert json.loads((trained / "config.json").read_text())["config"]["steps"] == STEPS
+    found = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in found] == list(range(1, STEPS + 1))
+    assert all({"step", "loss", "tokens_per_second", "learning_rate", "grad_norm"} <= line.keys() for line in found)
+    validated = [line["step"] for line in found if "val_loss" in line]
+    assert validated == list(range(EVAL_EVERY, STEPS + 1, EVAL_EVERY))
+    assert steps_saved(trained)[-2:] == [STEPS - EVAL_EVERY, STEPS]
+    assert [path.name for path in (trained / "samples").iterdir()] == [f"{STEPS}.txt"]
+    assert events(trained) == {
+        (line["step"], name): pytest.approx(value) for line in found for name, value in line.items() if name != "step"
+    }
+
+
+def test_training_prints_plain_lines_and_learns(trained):
+    out = (trained.parent / "output.txt").read_text()
+    assert "\x1b" not in out
+    assert "\r" not in out
+    before = float(out.split("validation loss before training: ")[1].split()[0])
+    after = lines(trained)[-1]["val_loss"]
+    assert before == pytest.approx(np.log(65), abs=0.1)
+    assert after < before - 0.5
+    assert f"validation loss {after:.3f}" in out
+    assert f"{trained.parent / 'text.txt'}: " in out
+    assert (trained / "samples" / f"{STEPS}.txt").read_text() in out
+
+
+def test_the_sample_is_what_the_saved_model_writes(trained):
+    """Parameters in the folder are those that training ended with."""
+    found = jaxgpt("generate", trained, "--prompt", "\n", "--max-new-tokens", 16, "--temperature", 0.8)
+    assert (found.code, found.err) == (0, "")
+    assert found.out == (trained / "samples" / f"{STEPS}.txt").read_text() + "\n"
+
+
+def test_generate_is_a_function_of_the_seed(trained):
+    one, same, other = (
+        jaxgpt("generate", trained, "--max-new-tokens", 16, "--seed", seed, "--num-samples", 2).out
+        for seed in (1, 1, 2)
+    )
+    assert one == same != other
+    first, second = (part.strip("\n") for part in one.split("─" * 80))
+    assert first != second
+
+
+def test_generate_fills_the_context_where_no_length_is_given(trained):
+    assert len(jaxgpt("generate", trained, "--prompt", "abcd").out) == 32 + 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--prompt", "a" * 20, "--max-new-tokens", "13"), "33 tokens are more than context_length=32"),
+        (("--prompt", "a" * 33), "34 tokens are more than context_length=32"),
+        (("--prompt", "é"), "character 'é' is not among the 65"),
+        (("--prompt", ""), "a prompt is empty"),
+        (("--temperature", "-1"), "temperature=-1.0 is below 0"),
+        (("--top-k", "0"), "top_k=0 keeps no token"),
+        (("--top-p", "1.5"), "top_p=1.5 is not a probability"),
+        (("--max-new-tokens", "-1"), "max_new_tokens=-1 is below 0"),
+    ],
+    ids=str,
+)
+def test_generate_refuses_what_it_cannot_do(trained, flags, message):
+    assert message in one_line("generate", trained, *flags)
+
+
+def test_evaluate_covers_the_held_back_text(trained):
+    outcome = jaxgpt("evaluate", trained, "--batch-size", 4)
+    assert (outcome.code, outcome.err) == (0, "")
+    with quick_compilation():
+        found = evaluate(package.load(trained), read_run(trained).data().validation, 1.0, batch_size=4)
+    assert outcome.out == (
+        f"loss {found.loss:.4f} nats per token  perplexity {found.perplexity:.2f}  "
+        f"bits per byte {found.bits_per_byte:.4f}  ({found.tokens:,} tokens)\n"
+    )
+
+
+def test_evaluate_on_a_text_of_other_characters_is_refused(trained, tmp_path):
+    (tmp_path / "other.txt").write_text("grüße " * 200)
+    assert "character 'ü' is not among the 65" in one_line("evaluate", trained, "--data", tmp_path / "other.txt")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--model.num-layers", "3"), "is a run with model="),
+        (("--seed", "1"), "is a run with seed=0, not 1"),
+        (("--run", "elsewhere"), "already names the run folder; leave out --run elsewhere"),
+    ],
+    ids=" ".join,
+)
+def test_resuming_as_another_run_is_refused(copy, flags, message):
+    before = (copy / "config.json").read_bytes()
+    assert message in one_line("train", "--resume", copy, *flags)
+    assert (copy / "config.json").read_bytes() == before
+
+
+def test_training_into_a_run_is_refused(copy, text):
+    before = state(copy)
+    assert "is not empty; go on with it by" in one_line("train", "tiny", "--data.source", text, "--run", copy)
+    assert all((before[name] == now).all() for name, now in state(copy).items())
+
+
+def test_resuming_on_a_text_that_changed_is_refused_and_changes_nothing(copy, text):
+    """The run is longer by a flag, which must not be written either."""
+    record = json.loads((copy / "config.json").read_text())
+    record["config"]["data"]["source"] = str(text)
+    (copy / "config.json").write_text(json.dumps(record))
+    text.write_text(text.read_text()[::-1])
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert "has changed since" in one_line("train", "--resume", copy, "--steps", STEPS + 1)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_finds_its_text_from_any_folder(text, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxgpt.commands.train._train", lambda *_: 0)
+    monkeypatch.chdir(tmp_path)
+    assert jaxgpt("train", "tiny", "--data.source", text.name, "--run", "run").code == 0
+    assert read_run(Path("run")).config.data.source == str(text)
+    monkeypatch.chdir("run")
+    assert jaxgpt("train", "--resume", ".", "--data.source", f"../{text.name}").code == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("garbage_collected")
+@pytest.mark.parametrize("command", [("generate",), ("evaluate",), ("train", "--resume")], ids=" ".join)
+def test_a_truncated_checkpoint_is_refused(copy, command):
+    for part in ("model", "training"):
+        files = (copy / "checkpoints" / str(STEPS) / part).rglob("*")
+        data = max((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
+        data.write_bytes(data.read_bytes()[:100])
+    outcome = jaxgpt(*command, copy)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"jaxgpt: {copy}/checkpoints/{STEPS} cannot be restored")
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_run_without_a_checkpoint_says_what_to_do(copy):
+    shutil.rmtree(copy / "checkpoints")
+    assert f"has no checkpoint yet; train it first: jaxgpt train --resume {copy}" in one_line("generate", copy)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(trained, copy):
+    before = state(copy)
+    flags = ("--steps", STEPS + EVAL_EVERY, "--optimizer.learning-rate", "1e30")
+    outcome = jaxgpt("train", "--resume", copy, *flags)
+    assert outcome.code == 2
+    assert "training stopped, and no checkpoint was made of this" in outcome.err
+    assert f" at step {STEPS + 2}: " in outcome.err or f" at step {STEPS + 3}: " in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert all(np.array_equal(before[name], now) for name, now in state(copy).items())
+    assert lines(copy)[:STEPS] == lines(trained)
+
+
+def test_a_full_disk_during_a_save_leaves_the_last_checkpoint_usable(copy):
+    shutil.rmtree(copy / "checkpoints" / str(STEPS))
+    assert steps_saved(copy)[-1] == STEPS - EVAL_EVERY
+    before = state(copy)
+    files = (copy / "checkpoints" / str(STEPS - EVAL_EVERY)).rglob("*")
+    largest = max(path.stat().st_size for path in files if path.is_file())
+    assert largest > 50_000 > 1.1 * (copy / "metrics.jsonl").stat().st_size
+    process = start("train", "--resume", copy, largest_file=50_000)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2, (out, err)
+    assert err.startswith(f"jaxgpt: a checkpoint could not be written to {copy}/checkpoints")
+    assert f"whole ones are of steps [{STEPS - EVAL_EVERY}]" in err
+    assert err.count("\n") == 1, err
+    assert all((before[name] == now).all() for name, now in state(copy).items())

@@ -1,0 +1,87 @@
+"""A run is the same run however often it was stopped: real processes, really killed."""
+
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import time
+
+from jaxgpt.training.metrics import Reporter
+from tests.runs import EVAL_EVERY, FLAGS, STEPS, assert_same_run, jaxgpt, lines, start, steps_saved, wait_until
+
+
+def launch(trained, folder):
+    """The run that `trained` is, once more from the start."""
+    return start("train", "tiny", *FLAGS, "--data.source", trained.parent / "text.txt", "--run", folder)
+
+
+def resume(folder):
+    outcome = jaxgpt("train", "--resume", folder)
+    assert outcome.code == 0, outcome
+    return outcome
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(trained, tmp_path):
+    folder = tmp_path / "run"
+    process = launch(trained, folder)
+    wait_until((folder / "config.json").exists, process)
+    process.kill()
+    process.communicate()
+    assert steps_saved(folder) == [] if (folder / "checkpoints").exists() else True
+    resume(folder)
+    assert_same_run(folder, trained)
+
+
+def test_a_run_killed_after_a_checkpoint_goes_on_to_the_bit(trained, tmp_path):
+    folder = tmp_path / "run"
+    process = launch(trained, folder)
+    wait_until((folder / "checkpoints" / str(EVAL_EVERY)).exists, process)
+    time.sleep(random.uniform(0, 0.05))
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert (folder / "checkpoints" / str(EVAL_EVERY)).exists()
+    assert f"resuming after step {steps_saved(folder)[-1]}" in resume(folder).out
+    assert_same_run(folder, trained)
+
+
+def test_a_run_told_to_stop_saves_and_says_how_to_go_on(trained, tmp_path):
+    folder = tmp_path / "a run"  # a name that the shell would take for two
+    process = launch(trained, folder)
+    wait_until(lambda: (folder / "metrics.jsonl").exists() and len(lines(folder)) > 4, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    check_was_stopped(folder, out, "SIGTERM")
+    resume(folder)
+    assert_same_run(folder, trained)
+
+
+def test_an_interrupted_run_saves_and_says_how_to_go_on(trained, tmp_path, monkeypatch):
+    usual = Reporter.report
+
+    def interrupt(self, step, *rest):
+        usual(self, step, *rest)
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Reporter, "report", interrupt)
+    folder = tmp_path / "run"
+    outcome = jaxgpt("train", "tiny", *FLAGS, "--data.source", trained.parent / "text.txt", "--run", folder)
+    assert (outcome.code, outcome.err) == (130, "")
+    check_was_stopped(folder, outcome.out, "SIGINT")
+    assert steps_saved(folder) == [8]  # the 7th's numbers are fetched during step 8, after which it stops
+
+
+def check_was_stopped(folder, out, name):
+    step, command = re.search(rf"stopped by {name} after step (\d+); go on with: (.*)", out).groups()
+    assert steps_saved(folder)[-1] == int(step) == lines(folder)[-1]["step"] < STEPS
+    assert shlex.split(command) == ["jaxgpt", "train", "--resume", str(folder)]
+
+
+def test_a_finished_run_resumed_is_left_as_it_is(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    resume(folder)
+    assert_same_run(folder, trained)

@@ -1,0 +1,159 @@
+import dataclasses
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.model.gpt import named_parameters
+from jaxgpt.training.config import OptimizerConfig, TrainConfig
+from jaxgpt.training.optimizer import make_optimizer
+from jaxgpt.training.step import (
+    TrainState,
+    _dropout_key,
+    abstract_state,
+    describe_attention,
+    initial_state,
+    loss_and_grads,
+    make_step,
+    train_step,
+)
+from tests.runs import quick
+from tests.variants import BASELINE, loud, text
+
+MODEL = dataclasses.replace(BASELINE, context_length=16, num_layers=1)
+CONFIG = TrainConfig(model=MODEL, optimizer=OptimizerConfig(1e-2, 1e-3, warmup_steps=2), steps=12, batch_size=4)
+DROPPING = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, dropout=0.5))
+
+loss_and_gradients = quick(loss_and_grads, static_argnames="microbatches")
+step_with = quick(train_step, static_argnames="config")
+
+
+@cache
+def step():
+    """CONFIG's step as the loop runs it."""
+    options = {"xla_backend_optimization_level": 0}
+    return make_step(CONFIG).lower(abstract_state(CONFIG), batch(0)).compile(compiler_options=options)
+
+
+def batch(number: int) -> np.ndarray:
+    return text(MODEL, length=MODEL.context_length + 1, batch=CONFIG.batch_size, seed=number)
+
+
+def loud_state(config: TrainConfig = CONFIG) -> TrainState:
+    """A state before the first update, of loud weights; a copy, since a step uses it up."""
+    model = jax.tree.map(jnp.copy, loud(config.model))
+    return TrainState(jnp.int32(0), model, make_optimizer(config.optimizer, config.steps).init(model))
+
+
+def mean_gradient(state: TrainState):
+    """Adam's running mean."""
+    return next(part.mu for part in state.moments if hasattr(part, "mu"))
+
+
+def assert_close(one, other, atol: float) -> None:
+    one, other = named_parameters(one), named_parameters(other)
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], atol=atol, rtol=0, err_msg=name)
+
+
+def test_microbatches_give_the_loss_the_gradient_and_the_update_of_the_batch():
+    in_pieces = dataclasses.replace(CONFIG, microbatches=4)
+    whole, pieces = loud_state(), loud_state()
+    for number in range(2):  # the first has a learning rate of 0
+        whole, expected = step()(whole, batch(number))
+        pieces, told = step_with(pieces, batch(number), config=in_pieces)
+        assert float(told.loss) == pytest.approx(float(expected.loss), abs=1e-6)
+        assert float(told.grad_norm) == pytest.approx(float(expected.grad_norm), rel=1e-6)
+        assert_close(mean_gradient(pieces), mean_gradient(whole), atol=1e-7)
+    # Adam divides by the gradient's size: where that is rounding alone (a key's bias shifts all scores alike), the
+    # sign of the update is chance.
+    same = named_parameters(whole.model)
+    for name, parameter in named_parameters(pieces.model).items():
+        if not name.endswith("key.bias"):
+            np.testing.assert_allclose(parameter, same[name], atol=1e-6, rtol=0, err_msg=name)
+
+
+def test_a_step_applies_the_gradient_of_the_loss_once():
+    loss, grads = loss_and_gradients(loud(MODEL), batch(0), None, microbatches=1)
+    norm = float(np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads))))
+    state, metrics = step()(loud_state(), batch(0))
+    assert float(metrics.loss) == pytest.approx(float(loss), abs=1e-6)
+    assert float(metrics.grad_norm) == pytest.approx(norm, rel=1e-5)
+    assert norm > CONFIG.optimizer.clip_norm
+    assert_close(mean_gradient(state), jax.tree.map(lambda g: 0.1 * g / norm, grads), atol=1e-6)
+    assert int(state.step) == 1
+
+
+def test_the_learning_rate_told_is_the_one_used():
+    state, told = loud_state(), []
+    for number in range(4):
+        before = np.asarray(state.model.embed[...]).copy()
+        state, metrics = step()(state, batch(number))
+        told.append(float(metrics.learning_rate))
+        moved = np.abs(np.asarray(state.model.embed[...]) - before).max()
+        # Adam moves a weight by about the learning rate at most, and decay adds a tenth of the weight of that.
+        assert 0.5 * told[-1] <= moved <= 2 * told[-1]
+    np.testing.assert_allclose(told[:3], [0, 0.5e-2, 1e-2], rtol=1e-6)
+    assert told[3] < told[2]
+
+
+def test_a_step_reuses_the_memory_of_the_state_given_to_it():
+    state = loud_state()
+    leaves = jax.tree.leaves(state)
+    assert step().memory_analysis().alias_size_in_bytes == sum(leaf.nbytes for leaf in leaves)
+    step()(state, batch(0))
+    assert all(leaf.is_deleted() for leaf in leaves)
+
+
+def test_steps_learn_a_batch_and_leave_the_padding_rows_of_the_table_zero():
+    state, losses = initial_state(CONFIG), []
+    for _ in range(CONFIG.steps):
+        state, metrics = step()(state, batch(0))
+        losses.append(float(metrics.loss))
+    assert losses[0] == pytest.approx(np.log(MODEL.vocab_size), abs=0.1)
+    assert losses[-1] < losses[0] - 0.5
+    table = np.asarray(state.model.embed[...])
+    assert len(table) > MODEL.vocab_size
+    assert not table[MODEL.vocab_size :].any()
+    assert table[: MODEL.vocab_size].any(axis=1).all()
+
+
+def test_dropout_is_a_function_of_seed_and_step():
+    def drawn(seed: int, number: int) -> tuple:
+        key = _dropout_key(dataclasses.replace(DROPPING, seed=seed), jnp.int32(number))
+        return tuple(jax.random.key_data(key).tolist())
+
+    keys = {drawn(seed, number) for seed in (0, 1) for number in (0, 1, 2)}
+    assert len(keys) == 6
+    assert drawn(1, 2) in keys
+    assert _dropout_key(CONFIG, jnp.int32(0)) is None
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_step_drops_by_its_own_number(monkeypatch, number):
+    class Asked(Exception):
+        pass
+
+    def ask(model, tokens, key, *rest):
+        raise Asked(jax.random.key_data(key).tolist())
+
+    monkeypatch.setattr("jaxgpt.training.step.loss_and_grads", ask)
+    with pytest.raises(Asked) as asked:
+        train_step(loud_state(DROPPING)._replace(step=jnp.int32(number)), batch(0), config=DROPPING)
+    expected = jax.random.fold_in(jax.random.key(DROPPING.seed), number)
+    assert asked.value.args[0] == jax.random.key_data(expected).tolist()
+
+
+def test_each_microbatch_has_a_dropout_key_of_its_own():
+    key = jax.random.key(0)
+    loss, _ = loss_and_grads({"w": jnp.zeros(1)}, batch(0), key, 2, lambda model, tokens, key: jax.random.uniform(key))
+    drawn = [float(jax.random.uniform(jax.random.fold_in(key, index))) for index in range(2)]
+    assert float(loss) == pytest.approx(sum(drawn) / 2)
+
+
+def test_the_attention_that_runs_is_named():
+    assert describe_attention(dataclasses.replace(MODEL, num_layers=2, attention="xla")) == "xla in 2 layers"
+    with pytest.raises(ValueError, match="attention='cudnn' cannot run here"):
+        describe_attention(dataclasses.replace(MODEL, attention="cudnn"))
