@@ -133,7 +133,7 @@ def test_dropout_is_a_function_of_seed_and_step():
 
 @pytest.mark.parametrize("number", [0, 3])
 def test_a_step_drops_by_its_own_number(monkeypatch, number):
-    class Asked(Exception):
+    class Asked(Exception):  # noqa: N818  no error
         pass
 
     def ask(model, tokens, key, *rest):
