@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -107,28 +108,14 @@ def torch_step(config: Any, *, compiled: bool) -> Step:
     import torch
     import transformers
 
-    from jaxgpt.model.gpt import named_parameters
+    from converters import save_pretrained
     from jaxgpt.training.optimizer import schedule
     from jaxgpt.training.step import initial_state
 
-    size = config.model
-    model = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=size.vocab_size,
-            n_positions=size.context_length,
-            n_embd=size.d_model,
-            n_layer=size.num_layers,
-            n_head=size.num_heads,
-            resid_pdrop=size.dropout,
-            embd_pdrop=size.dropout,
-            attn_pdrop=size.dropout,
-            attn_implementation="sdpa",
-        )
-    ).train()
-    weights = named_parameters(initial_state(config).model)
-    model.load_state_dict(
-        {name: torch.from_numpy(array) for name, array in hf_names(weights, size).items()}, strict=False
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(initial_state(config).model, Path(folder) / "model", "gpt2")
+        model = transformers.GPT2LMHeadModel.from_pretrained(Path(folder) / "model", attn_implementation="sdpa")
+    model.train()
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     options = config.optimizer
@@ -159,34 +146,6 @@ def torch_step(config: Any, *, compiled: bool) -> Step:
         return loss.item()
 
     return update
-
-
-def hf_names(weights: dict[str, Any], size: Any) -> dict[str, np.ndarray]:
-    """Our parameters under transformers' names."""
-    d, out = size.d_model, {}
-    out["transformer.wte.weight"] = np.array(weights["embed"])[: size.vocab_size]
-    out["lm_head.weight"] = out["transformer.wte.weight"]
-    out["transformer.wpe.weight"] = np.array(weights["position"])
-    for name, theirs in {"norm.scale": "ln_f.weight", "norm.bias": "ln_f.bias"}.items():
-        out[f"transformer.{theirs}"] = np.array(weights[name])
-    for layer in range(size.num_layers):
-        ours, theirs = f"blocks.{layer}.", f"transformer.h.{layer}."
-        for kind, axis in (("kernel", "weight"), ("bias", "bias")):
-            parts = [
-                np.array(weights[f"{ours}attn.{part}.{kind}"]).reshape(-1, d) for part in ("query", "key", "value")
-            ]
-            out[f"{theirs}attn.c_attn.{axis}"] = np.concatenate(parts, axis=1).reshape(
-                (d, 3 * d) if kind == "kernel" else 3 * d
-            )
-            out[f"{theirs}attn.c_proj.{axis}"] = np.array(weights[f"{ours}attn.out.{kind}"]).reshape(
-                (d, d) if kind == "kernel" else d
-            )
-            out[f"{theirs}mlp.c_fc.{axis}"] = np.array(weights[f"{ours}mlp.up.{kind}"])
-            out[f"{theirs}mlp.c_proj.{axis}"] = np.array(weights[f"{ours}mlp.down.{kind}"])
-        for norm, number in (("attn_norm", 1), ("mlp_norm", 2)):
-            for kind, axis in (("scale", "weight"), ("bias", "bias")):
-                out[f"{theirs}ln_{number}.{axis}"] = np.array(weights[f"{ours}{norm}.{kind}"])
-    return out
 
 
 def environment() -> dict[str, Any]:

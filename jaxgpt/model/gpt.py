@@ -249,4 +249,3 @@ def named_parameters(model: GPT) -> dict[str, Any]:
     return {
         jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): leaf for path, leaf in leaves
     }
-

@@ -167,9 +167,11 @@ RUNS: dict[str, Run] = {
         TrainConfig(
             model=GPTConfig.preset("shakespeare-char-cpu"),
             data=DataConfig("shakespeare", "char"),
-            optimizer=OptimizerConfig(1e-3, 1e-4, warmup_steps=100, beta2=0.99),
+            optimizer=OptimizerConfig(2e-3, 1e-4, warmup_steps=100, beta2=0.99),
             steps=2000,
             batch_size=12,
+            log_every=50,
+            eval_every=500,
             eval_batches=200,
             sample_tokens=500,
         ),
