@@ -339,8 +339,9 @@ def test_a_full_disk_during_a_save_leaves_the_last_checkpoint_usable(copy):
     before = state(copy)
     files = (copy / "checkpoints" / str(STEPS - EVAL_EVERY)).rglob("*")
     largest = max(path.stat().st_size for path in files if path.is_file())
-    assert largest > 50_000 > 1.1 * (copy / "metrics.jsonl").stat().st_size
-    process = start("train", "--resume", copy, largest_file=50_000)
+    limit = largest * 9 // 10
+    assert limit > 1.1 * (copy / "metrics.jsonl").stat().st_size
+    process = start("train", "--resume", copy, largest_file=limit)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 2, (out, err)
     assert err.startswith(f"jaxgpt: a checkpoint could not be written to {copy}/checkpoints")
