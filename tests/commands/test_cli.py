@@ -43,6 +43,11 @@ def one_line(*arguments: object) -> str:
     return message
 
 
+def spelled(value: object) -> str:
+    """The name of a case."""
+    return value if isinstance(value, str) else " ".join(map(str, value))
+
+
 def words(message: str) -> str:
     """A boxed message without its box."""
     return " ".join(message.replace("│", " ").split())
@@ -76,7 +81,7 @@ def test_the_version_is_shown():
         (("evaluate", "x"), "x is not a run of ours, which would know its text: name one by --data"),
         (("generate", "x", "--num-samples", "0"), "--num-samples 0 asks for nothing"),
     ],
-    ids=" ".join,
+    ids=spelled,
 )
 def test_what_is_not_known_is_refused_in_one_line(arguments, message, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -100,7 +105,7 @@ def test_what_is_not_known_is_refused_in_one_line(arguments, message, text, tmp_
         (("--microbatches", "3"), "batch_size=4 is not a multiple of microbatches=3"),
         (("--data.tokenizer", "bytes"), "--data.tokenizer"),
     ],
-    ids=" ".join,
+    ids=spelled,
 )
 def test_a_wrong_flag_is_refused_with_the_cure(flags, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -239,7 +244,7 @@ def test_generate_fills_the_context_where_no_length_is_given(trained):
         (("--top-p", "1.5"), "top_p=1.5 is not a probability"),
         (("--max-new-tokens", "-1"), "max_new_tokens=-1 is below 0"),
     ],
-    ids=str,
+    ids=spelled,
 )
 def test_generate_refuses_what_it_cannot_do(trained, flags, message):
     assert message in one_line("generate", trained, *flags)
@@ -268,7 +273,7 @@ def test_evaluate_on_a_text_of_other_characters_is_refused(trained, tmp_path):
         (("--seed", "1"), "is a run with seed=0, not 1"),
         (("--run", "elsewhere"), "already names the run folder; leave out --run elsewhere"),
     ],
-    ids=" ".join,
+    ids=spelled,
 )
 def test_resuming_as_another_run_is_refused(copy, flags, message):
     before = (copy / "config.json").read_bytes()

@@ -151,8 +151,12 @@ def test_a_cut_off_config_is_no_run(run):
 
 def test_a_config_is_written_whole_or_not_at_all(run, monkeypatch):
     before = (run.folder / "config.json").read_bytes()
-    full = OSError(28, "No space left on device")
-    monkeypatch.setattr("pathlib.Path.write_text", lambda *_, **__: (_ for _ in ()).throw(full))
+
+    def write_half(path, content, *_, **__):
+        path.write_bytes(content[:50].encode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", write_half)
     with pytest.raises(OSError, match="No space left"):
         write_config(dataclasses.replace(run, config=dataclasses.replace(run.config, steps=1)))
     assert (run.folder / "config.json").read_bytes() == before
