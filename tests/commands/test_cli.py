@@ -336,6 +336,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(trained, 
     assert outcome.err.count("\n") == 1
     assert all(np.array_equal(before[name], now) for name, now in state(copy).items())
     assert lines(copy)[:STEPS] == lines(trained)
+    assert read_run(copy).config.steps == STEPS + EVAL_EVERY
 
 
 def test_a_full_disk_during_a_save_leaves_the_last_checkpoint_usable(copy):
