@@ -108,7 +108,7 @@ def test_top_k_keeps_the_k_likeliest(k):
     "settings",
     [
         {"temperature": 1e-3},
-        {"temperature": 1e-38},
+        {"temperature": 2e-38},
         {"temperature": 1e-50},
         {"temperature": 3.0, "top_k": 1},
         {"temperature": 3.0, "top_p": 1e-6},
