@@ -55,9 +55,9 @@ def main(arguments: Arguments) -> None:
     rivals = {"torch eager": torch_step(config, compiled=False)}
     if arguments.compile:
         rivals["torch compiled"] = torch_step(config, compiled=True)
-    ours = jax_step(config)
     result = {"preset": arguments.preset, "environment": environment(), "rivals": {}}
     for name, theirs in rivals.items():
+        ours = jax_step(config)  # from the start again, as each rival
         result["rivals"][name] = compare(ours, theirs, batches, arguments.rounds)
         print(f"{arguments.preset}: jaxgpt beside {name}: {json.dumps(result['rivals'][name])}")
     RESULTS.mkdir(exist_ok=True)
