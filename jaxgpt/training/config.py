@@ -156,9 +156,9 @@ RUNS: dict[str, Run] = {
         TrainConfig(
             model=GPTConfig.preset("quickstart"),
             optimizer=OptimizerConfig(5e-3, 2e-4, warmup_steps=30),
-            steps=220,
+            steps=300,
             batch_size=4,
-            eval_every=55,
+            eval_every=60,
             eval_batches=8,
         ),
     ),
