@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _stdlib() -> Iterator[str]:
-    """The standard library's modules, then the topics of its manual as `help()` shows them."""
+    """The standard library's modules, then the topics of its manual as `help()` shows them; indented by tabs."""
     root = Path(sysconfig.get_path("stdlib"))
     # A `_sysconfigdata` module holds the paths of the machine that built this Python.
     modules = [
@@ -106,12 +107,17 @@ def _stdlib() -> Iterator[str]:
         )
     for module in modules:
         try:
-            yield _text(module)
+            yield with_tabs(_text(module))
         except ValueError:  # lib2to3 and others ship a few files in other encodings on purpose
             continue
     from pydoc_data.topics import topics
 
-    yield from (topics[name] for name in sorted(topics))
+    yield from (with_tabs(topics[name]) for name in sorted(topics))
+
+
+def with_tabs(text: str) -> str:
+    """Each four spaces at the start of a line as one tab. GPT-2's vocabulary spends a token on every single space."""
+    return re.sub(r"(?m)^(?: {4})+", lambda indent: "\t" * (len(indent[0]) // 4), text)
 
 
 def _shakespeare() -> Path:

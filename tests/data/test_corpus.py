@@ -4,19 +4,25 @@ import sys
 import pytest
 
 from jaxgpt.data import corpus
-from jaxgpt.data.corpus import read
+from jaxgpt.data.corpus import read, with_tabs
 
 
 def test_the_standard_library_is_megabytes_of_code_and_manual():
     documents = read("stdlib").documents
     text = "\n".join(documents)
-    assert len(text) > 6_000_000
+    assert len(text) > 5_000_000
     assert "class OrderedDict" in text
     assert any(document.startswith('The "assert" statement') for document in documents)
 
 
 def test_the_standard_library_reads_the_same_twice():
     assert read("stdlib") == read("stdlib")
+
+
+def test_only_indentation_becomes_tabs_and_it_can_be_undone():
+    text = "a    b\n    c\n\n          d    e\n  f\n"
+    assert with_tabs(text) == "a    b\n\tc\n\n\t\t  d    e\n  f\n"
+    assert with_tabs(text).replace("\t", 4 * " ") == text
 
 
 def test_a_python_without_sources_is_refused(tmp_path, monkeypatch):
