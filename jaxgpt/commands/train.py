@@ -172,8 +172,11 @@ def _train(run: "Run", data: "TokenData", console: Console, teacher: "GPT | None
 
 @contextmanager
 def _orbax_hushed() -> Iterator[None]:
-    """Where a save fails, our message is enough: orbax logs its errors, and tensorstore prints callbacks come late."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    """Where a save fails, our message is enough: orbax and its event loop log each failed write, and tensorstore prints
+    callbacks that come late.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     usual = sys.unraisablehook
 
     def print_unless_late(unraisable: "sys.UnraisableHookArgs") -> None:

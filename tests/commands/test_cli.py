@@ -343,11 +343,12 @@ def test_a_full_disk_during_a_save_leaves_the_last_checkpoint_usable(copy):
     shutil.rmtree(copy / "checkpoints" / str(STEPS))
     assert steps_saved(copy)[-1] == STEPS - EVAL_EVERY
     before = state(copy)
-    files = (copy / "checkpoints" / str(STEPS - EVAL_EVERY)).rglob("*")
-    largest = max(path.stat().st_size for path in files if path.is_file())
-    limit = largest * 9 // 10
-    assert limit > 1.1 * (copy / "metrics.jsonl").stat().st_size
-    process = start("train", "--resume", copy, largest_file=limit)
+    (copy / "metrics.jsonl").write_text("")  # it alone would grow past the limit
+    files = [path for path in (copy / "checkpoints" / str(STEPS - EVAL_EVERY)).rglob("*") if path.is_file()]
+    # Orbax writes in as many files as it likes, so the limit is far below the largest; the small ones have room.
+    limit = max(path.stat().st_size for path in files) // 6
+    assert limit > 3 * (copy / "config.json").stat().st_size
+    process = start("train", "--resume", copy, "--log-every", 1000, largest_file=limit)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 2, (out, err)
     assert err.startswith(f"jaxgpt: a checkpoint could not be written to {copy}/checkpoints")
