@@ -82,7 +82,10 @@ def _started_config(config: TrainConfig, source: str | None) -> tuple[TrainConfi
 
 
 def _description() -> str:
-    presets = "\n\n".join(f"{name}: {run.purpose}" for name, run in RUNS.items())
+    presets = "\n\n".join(
+        f"{name}: {run.purpose} ({run.config.model.num_layers} layers, width {run.config.model.d_model})"
+        for name, run in RUNS.items()
+    )
     return f"Train a GPT. Without arguments: the quickstart preset.\n\nPRESETS\n\n{presets}"
 
 
