@@ -1,0 +1,34 @@
+"""What the backward pass computes again instead of keeping."""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import jax
+
+Remat = Literal["none", "parameters", "block", "full"]
+"""none: keep all. parameters: keep all but the parameters that `ready` made whole. block: keep what enters each block.
+full: keep what enters about every sqrt(L)-th of L blocks."""
+
+Part = TypeVar("Part")
+Ready = Callable[[Any], Any]
+"""Makes the parameters of a part whole: a module to the same module."""
+
+MOVED = {"all_gather", "convert_element_type", "reshape", "transpose", "squeeze", "broadcast_in_dim"}
+"""Operations that only move numbers: under `parameters` their results are made again. All of them, not the gather
+alone, or a gathered kernel would be kept in the shape it was used in."""
+
+
+def as_it_is(part: Part) -> Part:
+    """Of parameters that are whole already."""
+    return part
+
+
+def recomputed(apply: Callable, remat: Remat) -> Callable:
+    """The application of one block, keeping what `remat` says."""
+    if remat == "none":
+        return apply
+    return jax.checkpoint(apply, policy=_all_but_moved if remat == "parameters" else None)
+
+
+def _all_but_moved(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name not in MOVED
