@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from converters import load_pretrained, save_pretrained
+from converters.arguments import Convert, Verify
 from converters.certificate import Certificate, Measure
-from converters.commands import Convert, Verify, convert, verify
+from converters.commands import convert, verify
 from converters.greedy import greedy_with_cache, likeliest
 from converters.verify import verify as certificate_of
 from jaxgpt.config import GPTConfig
