@@ -74,6 +74,16 @@ def test_bfloat16_has_bounds_of_its_own(needs_torch, make_model, tmp_path, capsy
     assert "EXCEEDED" not in printed
 
 
+def test_bfloat16_does_not_hide_a_wrong_layer(needs_torch, make_model, tmp_path):
+    model = make_model(ONE_LAYER)
+    save_pretrained(model, tmp_path / "one")
+    model.blocks[0].mlp.up.kernel[...] = 1.2 * model.blocks[0].mlp.up.kernel[...]
+    save_pretrained(model, tmp_path / "two")
+    certificate = certificate_of(tmp_path / "one", tmp_path / "two", dtype="bfloat16")
+    exceeded = {measure.name for measure in certificate.measures if not measure.holds}
+    assert {"KL divergence, nats per token", "largest layer output error, relative"} <= exceeded
+
+
 def test_a_number_that_is_none_exceeds_its_bound():
     assert not Measure("error", float("nan"), at_most=1.0).holds
     assert not Measure("error", float("nan")).holds
