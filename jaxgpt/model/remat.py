@@ -13,7 +13,7 @@ Part = TypeVar("Part")
 Ready = Callable[[Any], Any]
 """Makes the parameters of a part whole: a module to the same module."""
 
-MOVED = {"all_gather", "convert_element_type", "reshape", "transpose", "squeeze", "broadcast_in_dim"}
+MOVES = {"all_gather", "convert_element_type", "reshape", "transpose", "squeeze", "broadcast_in_dim", "pvary"}
 """Operations that only move numbers: under `parameters` their results are made again. All of them, not the gather
 alone, or a gathered kernel would be kept in the shape it was used in."""
 
@@ -27,8 +27,11 @@ def recomputed(apply: Callable, remat: Remat) -> Callable:
     """The application of one block, keeping what `remat` says."""
     if remat == "none":
         return apply
-    return jax.checkpoint(apply, policy=_all_but_moved if remat == "parameters" else None)
+    return jax.checkpoint(apply, policy=_keep_what_is_computed if remat == "parameters" else None)
 
 
-def _all_but_moved(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive.name not in MOVED
+def _keep_what_is_computed(primitive: Any, *_: Any, **parameters: Any) -> bool:
+    """Whether to keep a result. A function with a gradient of its own is what is done inside it."""
+    inside = parameters.get("call_jaxpr")
+    done = {primitive.name} if inside is None else {equation.primitive.name for equation in inside.eqns}
+    return not done <= MOVES
