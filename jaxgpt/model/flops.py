@@ -14,7 +14,9 @@ def flops_per_token(config: GPTConfig, *, causal: bool = True) -> float:
     kv_heads = config.kv_heads * config.head_dim
     per_layer = config.d_model * (2 * heads + 2 * kv_heads) + 2 * config.d_model * config.mlp_width
     weights = config.num_layers * per_layer + config.vocab_size * config.d_model
-    keys = sum(_mean_keys(config.context_length, window) if causal else config.context_length for window in config.windows)
+    keys = sum(
+        _mean_keys(config.context_length, window) if causal else config.context_length for window in config.windows
+    )
     return 6 * weights + 12 * heads * keys
 
 
@@ -23,4 +25,3 @@ def _mean_keys(length: int, window: int | None) -> float:
     if window is None or window >= length:
         return (length + 1) / 2
     return window - window * (window - 1) / 2 / length
-

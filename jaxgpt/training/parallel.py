@@ -22,7 +22,7 @@ from jaxgpt.model.loss import distillation_loss, next_token_loss
 from jaxgpt.model.remat import Remat
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.gather import Gatherer
-from jaxgpt.training.sharding import batch_axes, parameter_specs
+from jaxgpt.training.sharding import FSDP, batch_axes, parameter_specs
 
 Loss = Callable[[GPT, Int[Array, "B S"], RandomKeys], Float[Array, ""]]
 
@@ -78,7 +78,7 @@ def mean_loss(model: GPT, tokens: Int[Array, "B S"], *, config: TrainConfig, mes
 def make_loss(config: TrainConfig, mesh: Mesh, teacher: GPT | None, gatherer: Gatherer | None = None) -> Loss:
     """The loss of one microbatch on one device, of a model that is whole, or that a gatherer makes whole."""
     remat: Remat = "none" if config.remat == "auto" else config.remat
-    if gatherer and config.zero == 3 and remat == "none":
+    if gatherer and mesh.shape[FSDP] > 1 and config.zero == 3 and remat == "none":
         remat = "parameters"  # gathered again for the backward pass
     strategy: dict[str, Any] = {"remat": remat} | ({"ready": gatherer.block} if gatherer else {})
     loss: Callable[..., Array] = partial(next_token_loss, **strategy)
