@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.attention import BACKENDS, attend, choose, visible
+from jaxgpt.model.attention import BACKENDS, attend, choose, target_platform, visible
 from jaxgpt.model.cache import Cache, LayerCache, write
 from jaxgpt.model.layers import LayerNorm, Linear, dropout
 from jaxgpt.model.rotary import rotate
@@ -64,7 +64,7 @@ class Attention(nnx.Module):
         c = self.config
         return choose(
             c.attention,
-            platform=jax.default_backend(),
+            platform=target_platform(),
             dtype=c.dtype,
             head_dim=c.head_dim,
             window=self.window,
