@@ -99,6 +99,11 @@ def target_platform() -> str:
     return _platform.get() or jax.default_backend()
 
 
+def on_gpu(platform: str | None = None) -> bool:
+    """Whether that is an NVIDIA GPU."""
+    return (platform or target_platform()) in ("gpu", "cuda")
+
+
 @contextmanager
 def compiling_for(platform: str) -> Iterator[None]:
     """Within, models are traced for `platform` ("cuda", "cpu"), as when compiling for devices that are not here.
@@ -127,7 +132,7 @@ def choose(
 
 
 def _cudnn_refusal(platform: str, dtype: str, head_dim: int, dropout: float) -> str | None:
-    if platform not in ("gpu", "cuda"):
+    if not on_gpu(platform):
         return f"the platform is {platform}, not an NVIDIA GPU"
     if dtype != "bfloat16":
         return f"dtype={dtype} is not bfloat16"
