@@ -12,16 +12,17 @@ from jaxtyping import Float, Int
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.attention import BACKENDS, attend, choose, target_platform, visible
 from jaxgpt.model.cache import Cache, LayerCache, write
+from jaxgpt.model.frugal import apart, arrived, keeping_its_input
 from jaxgpt.model.layers import LayerNorm, Linear, dropout
 from jaxgpt.model.rotary import rotate
 
 INIT_STDDEV = 0.02
 POSITION_STDDEV = 0.01
 ACTIVATIONS = {
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": keeping_its_input(lambda x: jax.nn.gelu(x, approximate=True)),
+    "gelu": keeping_its_input(lambda x: jax.nn.gelu(x, approximate=False)),
     "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
+    "silu": keeping_its_input(jax.nn.silu),
 }
 
 
@@ -73,7 +74,7 @@ class Attention(nnx.Module):
         )
 
     def _project(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:
-        q, k, v = self.query(x), self.key(x), self.value(x)
+        q, k, v = (project(x) for project, x in zip((self.query, self.key, self.value), apart(x, 3), strict=True))
         if self.config.position == "rotary":
             q, k = (rotate(heads, positions, self.config.rope_theta) for heads in (q, k))
         return q, k, v
@@ -106,8 +107,8 @@ class Block(nnx.Module):
         self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], key: Array | None = None
     ) -> Float[Array, "B T D"]:
         weights, first, second = (None, None, None) if key is None else jax.random.split(key, 3)
-        x = x + dropout(self.attn(self.attn_norm(x), positions, weights), self.rate, first)
-        return x + dropout(self.mlp(self.mlp_norm(x)), self.rate, second)
+        x = x + dropout(arrived(self.attn(self.attn_norm(x), positions, weights)), self.rate, first)
+        return x + dropout(arrived(self.mlp(self.mlp_norm(x))), self.rate, second)
 
     def extend(
         self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], cache: LayerCache, column: Int[Array, ""]
