@@ -79,9 +79,15 @@ FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "iota"
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
-def traffic(program: str) -> Traffic:
-    """Counts over the text of a compiled program. A slice or an update in place counts twice the piece it moves."""
+def traffic(program: str, *, one_turn: bool = False) -> Traffic:
+    """Counts over the text of a compiled program; with `one_turn`, over one turn of its outermost loop alone.
+
+    A slice or an update in place counts twice the piece it moves.
+    """
     bodies, entry = _computations(program)
+    if one_turn:
+        loop = next(found for found in _instructions(bodies[entry]) if found.op == "while")
+        entry = re.search(r"body=%?([\w.\-]+)", loop.line)[1]
     counts: collections.Counter[str] = collections.Counter()
     moved, wires, wired = counts.copy(), counts.copy(), counts.copy()
 
@@ -102,9 +108,9 @@ def traffic(program: str) -> Traffic:
                 wired[wire] += turns * sum(map(size, found.operands))
 
     walk(entry, 1)
-    kinds = {label: [counts[label], round(total / 1e9, 2)] for label, total in moved.most_common()}
+    kinds = {label: [counts[label], round(total / 1e9, 3)] for label, total in moved.most_common()}
     collectives = {wire: [wires[wire], round(total / 1e6, 1)] for wire, total in wired.most_common()}
-    return Traffic(counts.total(), round(moved.total() / 1e9, 1), kinds, collectives)
+    return Traffic(counts.total(), round(moved.total() / 1e9, 3), kinds, collectives)
 
 
 def _moved(found: Instruction, bodies: dict[str, list[str]]) -> int:
@@ -127,7 +133,7 @@ def _gathered(lines: list[str]) -> dict[int, int]:
             continue
         result, call = line.split(" = ", 1)[1].split(" ", 1)
         for name in set(re.findall(r"%?([\w.\-]+)", call[: call.find(")")])) & arguments.keys():
-            taken = re.match(rf"gather\(%?{re.escape(name)},", call)
+            taken = re.match(rf"(?:gather|dynamic-slice)\(%?{re.escape(name)},", call)
             users[name] += not taken
             rows[name] += size(result) if taken else 0
     return {at: rows[name] for name, at in arguments.items() if rows[name] and not users[name]}
@@ -182,7 +188,7 @@ def facts(compiled: Any) -> dict[str, Any]:
     moved = traffic(text)
     return {
         "kernels": moved.kernels,
-        "gigabytes": moved.gigabytes,
+        "gigabytes": round(moved.gigabytes, 1),
         "temporary_gigabytes": round(memory.temp_size_in_bytes / 1e9, 2),
         "donated_bytes": memory.alias_size_in_bytes,
         "kinds": moved.kinds,
