@@ -1,6 +1,19 @@
 """Weights in and out: one table per architecture, read in both directions."""
 
-from converters.load import load_pretrained
-from converters.save import save_pretrained
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from converters.load import load_pretrained
+    from converters.save import save_pretrained
+
+_HOME = {"load_pretrained": "converters.load", "save_pretrained": "converters.save"}
 
 __all__ = ["load_pretrained", "save_pretrained"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name's module when the name is first used, so that `jaxgpt convert --help` need not wait for jax."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'converters' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

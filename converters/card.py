@@ -3,7 +3,7 @@
 from jaxgpt.model.gpt import GPT, num_parameters
 
 CARD = """---
-library_name: transformers
+library_name: {library}
 pipeline_tag: text-generation
 tags: [jaxgpt, {kind}]
 ---
@@ -12,11 +12,8 @@ tags: [jaxgpt, {kind}]
 
 Weights from: {origin}. Written by jaxgpt, stored in {dtype}.
 
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained(FOLDER)
-tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+```{language}
+{use}
 ```
 
 | what | value |
@@ -28,6 +25,19 @@ tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 {verification}
 """
 
+TRANSFORMERS = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(FOLDER)
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)"""
+USES = {
+    "gpt2": ("transformers", "python", TRANSFORMERS),
+    "gpt_bigcode": ("transformers", "python", TRANSFORMERS),
+    "starcoder2": ("transformers", "python", TRANSFORMERS),
+    "nanogpt": ("nanogpt", "sh", "python train.py --init_from=resume --out_dir=FOLDER"),
+    "llm.c": ("llm.c", "sh", "./train_gpt2cu -e FOLDER/model.bin"),
+}
+"""Which library opens an architecture, and how, in which language."""
+
 NOT_VERIFIED = "Not verified yet. `jaxgpt verify FOLDER` compares logits, gradients and generation with transformers."
 SHOWN = (
     "num_layers", "num_heads", "kv_heads", "d_model", "mlp_width", "context_length", "vocab_size",
@@ -38,7 +48,11 @@ SHOWN = (
 def model_card(model: GPT, kind: str, dtype: str, origin: str, verification: str = NOT_VERIFIED) -> str:
     """README.md of a folder."""
     fields = "\n".join(f"| {name} | {getattr(model.config, name)} |" for name in SHOWN)
+    library, language, use = USES[kind]
     return CARD.format(
+        library=library,
+        language=language,
+        use=use,
         kind=kind,
         parameters=num_parameters(model),
         origin=origin,

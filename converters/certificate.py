@@ -15,18 +15,23 @@ AT_MOST = {
         "largest layer output error, relative": 1e-4,
     },
     "bfloat16": {
-        "largest logit error": 2.0,
-        "largest logit error, relative": 1e-1,
-        "KL divergence, nats per token": 5e-2,
+        "largest logit error, relative": 5e-2,
+        "KL divergence, nats per token": 4e-3,
         "largest gradient error, relative": 5e-1,
-        "largest layer output error, relative": 2e-1,
+        "largest layer output error, relative": 6e-2,
     },
 }
 AT_LEAST = {
     "float32": {"top-1 agreement": 0.999, "greedy tokens equal": 1.0, "greedy tokens equal, without cache": 1.0},
     "bfloat16": {"top-1 agreement": 0.8},
 }
-"""Bounds by what the model computes in. bfloat16 has 8 bits of precision, so that close logits may change places."""
+"""Bounds by what the model computes in.
+
+Those of bfloat16, which has 8 bits of precision, are three times the worst of twelve random models whose logits have
+a standard deviation of 4: the 124M shape, tiny ones, rotary, multi-query (relative logits 1.7e-2, KL 1.3e-3, layers
+1.9e-2, 6 % of the top tokens changed). Gradients were off by 0.07; one of ReLU by 0.34, since inputs near zero are
+rounded across the kink: hence 0.5. The largest logit error itself has no bound: it grows with the logits.
+"""
 
 
 @dataclasses.dataclass(frozen=True)

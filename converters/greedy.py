@@ -1,4 +1,4 @@
-"""Greedy generation in plain steps, to compare with: through the cache, and by reading everything anew."""
+"""Greedy generation to compare with: in plain steps through the cache, and by reading a text at once."""
 
 import jax
 import numpy as np
@@ -23,10 +23,11 @@ def greedy_with_cache(model: GPT, prompt: Tokens, count: int) -> Int[np.ndarray,
     return np.array(found)
 
 
-def greedy_without_cache(model: GPT, prompt: Tokens, count: int) -> Int[np.ndarray, " N"]:
-    """The same by reading the whole text anew for every token."""
-    read, length = jax.jit(lambda model, text: model(text)), prompt.shape[1]
-    text = np.pad(prompt, ((0, 0), (0, count)))  # what follows cannot change what came before
-    for end in range(length, length + count):
-        text[0, end] = int(read(model, text)[0, end - 1].argmax())
-    return text[0, length:]
+def likeliest(model: GPT, text: Tokens) -> Int[np.ndarray, " T"]:
+    """The likeliest token after each of the text's, all read at once.
+
+    Up to the first that differs from the text it is what greedy generation without a cache would write: what follows
+    cannot change what came before.
+    """
+    logits = jax.jit(lambda model, text: model(text))(model, text)
+    return np.asarray(logits[0].argmax(-1))

@@ -63,8 +63,7 @@ def save_pretrained(
             write_weights(model, ARCHITECTURES[kind], draft, stored, shard_bytes)
             write_tokenizer(model.config, draft, tokenizer)
         proof = _proof(draft) if verify else NOT_VERIFIED
-        if kind in ARCHITECTURES:
-            (draft / "README.md").write_text(model_card(model, kind, stored.name, origin, proof), encoding="utf-8")
+        (draft / "README.md").write_text(model_card(model, kind, stored.name, origin, proof), encoding="utf-8")
     return kind
 
 

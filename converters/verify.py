@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from converters.architectures import ARCHITECTURES, Architecture, sizes
 from converters.certificate import AT_MOST, Certificate, bounded
 from converters.express import expressed
-from converters.greedy import greedy_with_cache, greedy_without_cache
+from converters.greedy import greedy_with_cache, likeliest
 from converters.hub import local_path
 from converters.load import load_pretrained
 from converters.oracle import Oracle
@@ -148,9 +148,10 @@ def _greedy_compared(model: GPT, oracle: Oracle, prompt: Tokens) -> dict[str, fl
     count = min(LENGTH, model.config.context_length - prompt.shape[1])
     if count < 1:
         return {}
-    theirs = oracle.greedy(prompt, count)[0, prompt.shape[1] :]
+    text = oracle.greedy(prompt, count)
+    theirs = text[0, prompt.shape[1] :]
     cached = greedy_with_cache(model, prompt, count)
-    plain = greedy_without_cache(operate(model, scan_layers=True), prompt, count)
+    plain = likeliest(operate(model, scan_layers=True), text)[prompt.shape[1] - 1 : -1]
     return {
         "greedy tokens": float(count),
         "greedy tokens equal": _equal_part(cached, theirs),

@@ -91,9 +91,10 @@ def jax_step(config: Any) -> Step:
     """One update by jaxgpt; returns the loss."""
     import jax
 
+    from jaxgpt.training.sharding import one_device
     from jaxgpt.training.step import initial_state, make_step
 
-    state, step = initial_state(config), make_step(config)
+    state, step = initial_state(config, one_device()), make_step(config, one_device())
 
     def update(batch: np.ndarray) -> float:
         nonlocal state
@@ -110,10 +111,11 @@ def torch_step(config: Any, *, compiled: bool) -> Step:
 
     from converters import save_pretrained
     from jaxgpt.training.optimizer import schedule
+    from jaxgpt.training.sharding import one_device
     from jaxgpt.training.step import initial_state
 
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(initial_state(config).model, Path(folder) / "model", "gpt2")
+        save_pretrained(initial_state(config, one_device()).model, Path(folder) / "model", "gpt2")
         model = transformers.GPT2LMHeadModel.from_pretrained(Path(folder) / "model", attn_implementation="sdpa")
     model.train()
     matrices = [p for p in model.parameters() if p.ndim > 1]

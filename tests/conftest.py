@@ -14,6 +14,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 8)
 
 # Executes the shape annotations of what is imported from here on.
 install_import_hook(["jaxgpt.model", "jaxgpt.inference"], "beartype.beartype")

@@ -23,6 +23,7 @@ from jaxgpt.cli import main
 from jaxgpt.data import cache_folder
 from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.run import read_run
+from jaxgpt.training.sharding import one_device
 
 STEPS, EVAL_EVERY = 200, 50
 FLAGS = ("--model.num-layers", "1", "--steps", str(STEPS), "--eval-every", str(EVAL_EVERY), "--sample-tokens", "16")
@@ -75,7 +76,9 @@ def programs() -> str:
 
 
 def jaxgpt(*arguments: object) -> Outcome:
-    """Run a command line in this process."""
+    """Run a command line in this process; training uses one of its devices, unless a mesh is asked for."""
+    if arguments[:1] == ("train",) and not {"--mesh.data", "--mesh.fsdp"} & set(arguments):
+        arguments = (*arguments, "--mesh.data", "1", "--mesh.allow-idle")
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(sys, "argv", ["jaxgpt", *map(str, arguments)]),
@@ -142,7 +145,7 @@ def state(folder: Path) -> dict[str, np.ndarray]:
     """Every number of a run's newest checkpoint, by its path."""
     run = read_run(folder)
     with Checkpoints(run.checkpoints) as checkpoints:
-        found = checkpoints.restore_state(run.config, checkpoints.latest)
+        found = checkpoints.restore_state(run.config, checkpoints.latest, one_device())
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
 
 

@@ -5,16 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from converters.arguments import Convert
+
 if TYPE_CHECKING:
     import numpy as np
 
 
 def main(arguments: list[str]) -> int:
     """Write a model in the format of another library; returns the exit code."""
-    from converters.commands import Convert, convert
-    from jaxgpt.loading import load, load_tokenizer
-
     chosen = tyro.cli(Annotated[Convert, tyro.conf.PositionalRequiredArgs], prog="jaxgpt convert", args=arguments)
+    from converters.commands import convert
+    from jaxgpt.loading import load, load_tokenizer
 
     def read_tokens(text: Path) -> "np.ndarray":
         return load_tokenizer(chosen.source).encode(text.read_text(encoding="utf-8"))

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from jaxgpt.training.config import CORPORA, RUNS, TrainConfig
+from jaxgpt.training.config import CORPORA, RUNS, Cluster, TrainConfig
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from jaxgpt.data import TokenData
     from jaxgpt.model.gpt import GPT
     from jaxgpt.training.run import Run
@@ -31,6 +33,8 @@ class Arguments:
     """The folder to make for the run. None: runs/PRESET-DATE-TIME."""
     resume: Path | None = None
     """Go on with this run. Flags beside it change the run, such as --steps."""
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Cluster)
+    """Several processes."""
 
 
 def main(arguments: list[str]) -> int:
@@ -41,6 +45,7 @@ def main(arguments: list[str]) -> int:
     if resume and named:
         raise ValueError(f"--resume {resume} knows its preset; leave out {named!r}")
     preset = named or "quickstart"
+    _join(flags)
     if resume:
         config, model = _resumed_config(Path(resume)), None
     else:
@@ -50,11 +55,22 @@ def main(arguments: list[str]) -> int:
     )
     config = _found_anywhere(chosen.config)
     if not resume:
+        if chosen.run is None and chosen.cluster.is_many:
+            raise ValueError("several processes need one name for the run's folder: --run FOLDER")
         folder = chosen.run or Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
         return _start(folder, config, model)
     if chosen.run is not None:
         raise ValueError(f"--resume {resume} already names the run folder; leave out --run {chosen.run}")
     return _resume(Path(resume), config)
+
+
+def _join(flags: list[str]) -> None:
+    """Find the other processes, where the flags say that there are any."""
+    cluster = tyro.cli(Cluster, args=[flag for flag in flags if flag != "--help"], return_unknown_args=True)[0]
+    if cluster.is_many:
+        from jaxgpt.training.cluster import connect
+
+        connect(cluster)
 
 
 def _flag(flags: list[str], name: str, meaning: str) -> str | None:
@@ -98,19 +114,33 @@ def _resumed_config(folder: Path) -> TrainConfig:
 def _start(folder: Path, config: TrainConfig, model: "GPT | None") -> int:
     from jaxgpt.data import prepare
     from jaxgpt.loading import adapted
+    from jaxgpt.training.cluster import first_does
     from jaxgpt.training.loop import check_can_train, save_start
-    from jaxgpt.training.run import check_is_new, create_run
+    from jaxgpt.training.run import check_is_new, create_run, read_run
 
-    check_is_new(folder)
+    first_does(lambda: check_is_new(folder))
     console = _console()
     with console.status(f"reading {config.data.source}"):
         data = prepare(config.data.source, config.data.tokenizer)
-    check_can_train(config, data)
+    mesh = _mesh(config)
+    check_can_train(config, data, mesh)
     teacher = _teacher(config)
-    run = create_run(folder, config, data)
+    first_does(lambda: create_run(folder, config, data))
+    run = read_run(folder)
     if model is not None:
-        save_start(run, adapted(model, config.model))
-    return _train(run, data, console, teacher)
+        save_start(run, adapted(model, config.model), mesh)
+    return _train(run, data, mesh, console, teacher)
+
+
+def _mesh(config: TrainConfig) -> "Mesh":
+    """The devices of all processes. Raises ValueError where they do not fit."""
+    import jax
+
+    from jaxgpt.training.cluster import check_equal_hosts
+    from jaxgpt.training.sharding import make_mesh
+
+    check_equal_hosts(jax.devices())
+    return make_mesh(config.mesh)
 
 
 def _teacher(config: TrainConfig) -> "GPT | None":
@@ -130,20 +160,23 @@ def _teacher(config: TrainConfig) -> "GPT | None":
 
 
 def _resume(folder: Path, config: TrainConfig) -> int:
+    from jaxgpt.training.cluster import first_does
     from jaxgpt.training.loop import check_can_train
     from jaxgpt.training.run import read_run, reconfigured, write_config
 
     run = reconfigured(read_run(folder), config)
-    data = run.data()
-    check_can_train(config, data)
+    data, mesh = run.data(), _mesh(config)
+    check_can_train(config, data, mesh)
     teacher = _teacher(config)
-    write_config(run)
-    return _train(run, data, _console(), teacher)
+    first_does(lambda: write_config(run))
+    return _train(run, data, mesh, _console(), teacher)
 
 
 def _console() -> Console:
-    """Prints what it is given: paths and samples may hold what rich would read as markup."""
-    return Console(highlight=False, markup=False, emoji=False)
+    """Prints what it is given: paths and samples may hold what rich would read as markup. Only one process speaks."""
+    from jaxgpt.training.cluster import is_first
+
+    return Console(highlight=False, markup=False, emoji=False, quiet=not is_first())
 
 
 def _found_anywhere(config: TrainConfig) -> TrainConfig:
@@ -154,15 +187,15 @@ def _found_anywhere(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(path.resolve())))
 
 
-def _train(run: "Run", data: "TokenData", console: Console, teacher: "GPT | None") -> int:
+def _train(run: "Run", data: "TokenData", mesh: "Mesh", console: Console, teacher: "GPT | None") -> int:
     from jaxgpt.training.loop import TrainingStopped, train
     from jaxgpt.training.run import resume_command
 
-    _print_header(run, data, console)
+    _print_header(run, data, mesh, console)
     began = time.perf_counter()
     try:
         with _orbax_hushed():
-            model = train(run, data, console, teacher)
+            model = train(run, data, mesh, console, teacher)
     except TrainingStopped as stop:
         console.print(f"{stop}; go on with: {resume_command(run.folder)}", soft_wrap=True)
         return 128 + stop.signal if stop.signal == signal.SIGINT else 0
@@ -196,21 +229,32 @@ def _orbax_hushed() -> Iterator[None]:
         sys.unraisablehook = usual
 
 
-def _print_header(run: "Run", data: "TokenData", console: Console) -> None:
+def _print_header(run: "Run", data: "TokenData", mesh: "Mesh", console: Console) -> None:
     import jax
 
     from jaxgpt.model.gpt import abstract_model, num_parameters
-    from jaxgpt.training.step import describe_attention
+    from jaxgpt.training.sharding import bytes_per_device
+    from jaxgpt.training.step import abstract_state, describe_attention
 
-    config = run.config
+    config, device = run.config, jax.devices()[0]
     counts = {name: split["tokens"] for name, split in data.manifest["splits"].items()}
+    tokens = config.batch_size * config.model.context_length
     rows = {
         "run": run.folder,
         "model": f"{num_parameters(abstract_model(config.model)):,} parameters, {config.model.dtype}",
         "data": f"{config.data.source}: {counts['train']:,} tokens, {counts['validation']:,} held back",
         "steps": f"{config.steps} of {config.batch_size} x {config.model.context_length} tokens",
-        "device": f"{jax.devices()[0].device_kind}; attention: {describe_attention(config.model)}",
+        "device": f"{device.device_kind}; attention: {describe_attention(config.model)}",
     }
+    if len(jax.devices()) > 1:
+        rows["mesh"] = (
+            f"{jax.process_count()} processes, {mesh.size} of {len(jax.devices())} devices: "
+            f"data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}, zero {config.zero}"
+        )
+        rows["each"] = (
+            f"{bytes_per_device(abstract_state(config, mesh)) / 1e6:,.1f} MB of state, "
+            f"{tokens // mesh.size:,} tokens a step in {config.microbatches} microbatches"
+        )
     for name, value in rows.items():
         console.print(f"{name:<7} {value}", soft_wrap=True)
 
@@ -218,6 +262,7 @@ def _print_header(run: "Run", data: "TokenData", console: Console) -> None:
 def _print_sample(run: "Run", model: "GPT", console: Console) -> None:
     """Write a sample into the run folder and show it."""
     from jaxgpt.inference.generate import generate
+    from jaxgpt.training.cluster import is_first
 
     count = run.config.sample_tokens
     if model.config.max_length is not None:
@@ -226,7 +271,8 @@ def _print_sample(run: "Run", model: "GPT", console: Console) -> None:
     prompt = [start] if start is not None else run.tokenizer.encode("\n").tolist()
     tokens = generate(model, [prompt], count, temperature=0.8, seed=run.config.seed, stop_token=start)
     text = run.tokenizer.decode(token for token in tokens[0] if token != start)
-    (run.folder / "samples" / f"{run.config.steps}.txt").write_text(text, encoding="utf-8")
+    if is_first():
+        (run.folder / "samples" / f"{run.config.steps}.txt").write_text(text, encoding="utf-8")
     console.rule("sample")
     console.print(text, soft_wrap=True)
     console.rule()

@@ -1,6 +1,6 @@
 """Text in, batches of token ids out: tokenizers, corpora, token shards, batches."""
 
-from jaxgpt.data.batches import Batches, fixed_batches
+from jaxgpt.data.batches import Batches, fixed_batches, placed
 from jaxgpt.data.corpus import Corpus, cache_folder, read
 from jaxgpt.data.shards import TokenData, prepare
 from jaxgpt.data.tokenizer import CharTokenizer, GPT2Tokenizer, Tokenizer, from_spec
@@ -15,6 +15,7 @@ __all__ = [
     "cache_folder",
     "fixed_batches",
     "from_spec",
+    "placed",
     "prepare",
     "read",
 ]

@@ -7,6 +7,7 @@ key-value head n // (N / K).
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from jaxgpt.config import Backend
-from jaxgpt.model.layers import dropout
+from jaxgpt.model.layers import RandomKeys, dropout
 
 Queries = Float[Array, "B T N H"]
 Keys = Float[Array, "B S K H"]
@@ -33,14 +34,14 @@ def attend(
     *,
     scale: float,
     rate: float = 0.0,
-    key: Array | None = None,
+    drop: RandomKeys = None,
 ) -> Queries:
     """softmax(scale q kT) v over the keys that `seen` allows; scores and softmax in float32."""
     batch, length, heads, size = q.shape
     grouped = q.reshape(batch, length, k.shape[2], heads // k.shape[2], size)
     scores = scale * jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, MASKED), axis=-1)
-    weights = dropout(weights, rate, key).astype(v.dtype)
+    weights = dropout(weights, rate, drop).astype(v.dtype)
     return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
 
 
@@ -51,15 +52,13 @@ def visible(queries: Int[Array, "#B T"], keys: Int[Array, "#B S"], window: int |
     return seen if window is None else seen & (behind < window)
 
 
-def xla(q: Queries, k: Keys, v: Keys, *, window: int | None, scale: float, rate: float, key: Array | None) -> Queries:
+def xla(q: Queries, k: Keys, v: Keys, *, window: int | None, scale: float, rate: float, drop: RandomKeys) -> Queries:
     """All T x T scores at once."""
     steps = jnp.arange(q.shape[1])[None]
-    return attend(q, k, v, visible(steps, steps, window), scale=scale, rate=rate, key=key)
+    return attend(q, k, v, visible(steps, steps, window), scale=scale, rate=rate, drop=drop)
 
 
-def banded(
-    q: Queries, k: Keys, v: Keys, *, window: int | None, scale: float, rate: float, key: Array | None
-) -> Queries:
+def banded(q: Queries, k: Keys, v: Keys, *, window: int | None, scale: float, rate: float, drop: RandomKeys) -> Queries:
     """Blocks of W queries against their own and the previous block of keys: 2 T W scores instead of T T."""
     batch, length = q.shape[:2]
     assert window is not None, "GPTConfig refuses this"
@@ -77,13 +76,15 @@ def banded(
     steps = jnp.arange(blocks * window).reshape(blocks, window)
     seen = visible(steps, jnp.concatenate([steps - window, steps], axis=1), window)
     seen = jnp.tile(seen, (batch, 1, 1))
-    mixed = attend(fold(q), with_previous(k), with_previous(v), seen, scale=scale, rate=rate, key=key)
+    if drop is not None:
+        drop = jax.vmap(partial(jax.random.split, num=blocks))(drop).reshape(-1)
+    mixed = attend(fold(q), with_previous(k), with_previous(v), seen, scale=scale, rate=rate, drop=drop)
     return mixed.reshape(batch, blocks * window, *q.shape[2:])[:, :length]
 
 
-def cudnn(q: Queries, k: Keys, v: Keys, *, window: int | None, scale: float, rate: float, key: Array | None) -> Queries:
+def cudnn(q: Queries, k: Keys, v: Keys, *, window: int | None, scale: float, rate: float, drop: RandomKeys) -> Queries:
     """NVIDIA's fused attention: no T x T matrix in memory."""
-    del rate, key  # `choose` refuses dropout here
+    del rate, drop  # `choose` refuses dropout here
     # The pair excludes the query itself; without is_causal a window would attend to the future.
     look_back = None if window is None else (window - 1, 0)
     return jax.nn.dot_product_attention(

@@ -13,7 +13,8 @@ from jaxgpt.config import GPTConfig
 from jaxgpt.model.attention import BACKENDS, attend, choose, on_gpu, target_platform, visible
 from jaxgpt.model.cache import Cache, LayerCache, sharing_positions, with_all_positions, write
 from jaxgpt.model.frugal import FEWEST_ROWS, apart, arrived, keeping_its_input, with_rows
-from jaxgpt.model.layers import LayerNorm, Linear, dropout
+from jaxgpt.model.layers import LayerNorm, Linear, RandomKeys, dropout, fold_keys, split_keys
+from jaxgpt.model.remat import Ready, Remat, as_it_is, recomputed
 from jaxgpt.model.rotary import rotate
 
 INIT_STDDEV = 0.02
@@ -40,13 +41,13 @@ class Attention(nnx.Module):
         self.scale = size**-0.5 / (layer + 1 if config.scale_attention_by_layer else 1)
 
     def __call__(
-        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], key: Array | None = None
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: RandomKeys = None
     ) -> Float[Array, "B T D"]:
         """Attend within the text."""
         q, k, v = self._project(x, positions)
-        rate = self.config.dropout if key is not None else 0.0
+        rate = self.config.dropout if keys is not None else 0.0
         backend = BACKENDS[self.backend(x.shape[1], rate)]
-        return self.out(backend(q, k, v, window=self.window, scale=self.scale, rate=rate, key=key))
+        return self.out(backend(q, k, v, window=self.window, scale=self.scale, rate=rate, drop=keys))
 
     def extend(
         self, x: Float[Array, "R T D"], positions: Int[Array, "B T"], cache: LayerCache, column: Int[Array, ""]
@@ -105,9 +106,9 @@ class Block(nnx.Module):
         self.rate = config.dropout
 
     def __call__(
-        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], key: Array | None = None
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: RandomKeys = None
     ) -> Float[Array, "B T D"]:
-        weights, first, second = (None, None, None) if key is None else jax.random.split(key, 3)
+        weights, first, second = split_keys(keys, 3)
         x = x + dropout(arrived(self.attn(self.attn_norm(x), positions, weights)), self.rate, first)
         return x + dropout(arrived(self.mlp(self.mlp_norm(x))), self.rate, second)
 
@@ -131,20 +132,23 @@ class GPT(nnx.Module):
         self.head = None if config.tie_embeddings else nnx.Param(vocabulary_table(config, rngs))
         self.config = config
 
-    def __call__(self, tokens: Int[Array, "B T"], key: Array | None = None) -> Float[Array, "B T V"]:
-        """Logits of the next token at every position. With a key, dropout.
+    def __call__(self, tokens: Int[Array, "B T"], keys: RandomKeys = None) -> Float[Array, "B T V"]:
+        """Logits of the next token at every position. With keys, dropout.
 
         Raises ValueError where the text is longer than the model can read.
         """
-        return self.logits(self.hidden(tokens, key))
+        return self.logits(self.hidden(tokens, keys))
 
-    def hidden(self, tokens: Int[Array, "B T"], key: Array | None = None) -> Float[Array, "B T D"]:
+    def hidden(
+        self, tokens: Int[Array, "B T"], keys: RandomKeys = None, *, ready: Ready = as_it_is, remat: Remat = "none"
+    ) -> Float[Array, "B T D"]:
         """What the head reads: the residual stream after the last LayerNorm."""
         self.config.check_length(tokens.shape[1])
-        embed_key, blocks_key = (None, None) if key is None else jax.random.split(key)
+        embed_keys, blocks_keys = split_keys(keys, 2)
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
-        x = dropout(self.embedded(tokens, positions), self.config.dropout, embed_key)
-        return self.norm(run(self.blocks, x, positions, blocks_key, scan=self.config.scan_layers))
+        x = dropout(self.embedded(tokens, positions), self.config.dropout, embed_keys)
+        scan = self.config.scan_layers
+        return self.norm(run(self.blocks, x, positions, blocks_keys, scan=scan, ready=ready, remat=remat))
 
     def extend(
         self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], cache: Cache
@@ -183,30 +187,44 @@ class GPT(nnx.Module):
 
 
 def run(
-    blocks: Sequence[Block], x: Float[Array, "B T D"], positions: Int[Array, "B T"], key: Array | None, *, scan: bool
+    blocks: Sequence[Block],
+    x: Float[Array, "B T D"],
+    positions: Int[Array, "B T"],
+    keys: RandomKeys,
+    *,
+    scan: bool,
+    ready: Ready = as_it_is,
+    remat: Remat = "none",
 ) -> Float[Array, "B T D"]:
-    """Apply the blocks in order. With `scan`, trace one period of them instead of all: the same numbers."""
+    """Apply the blocks in order. Whatever the strategy, the same numbers.
+
+    With `scan`, one period of the blocks is traced instead of all. `ready` makes a block's parameters whole just before
+    they are used, and `remat` says what the backward pass computes again.
+    """
 
     def apply(block: Block, x: Array, layer: int | Array) -> Array:
-        return block(x, positions, None if key is None else jax.random.fold_in(key, layer))
+        return ready(block)(x, positions, fold_keys(keys, layer))
 
-    period = smallest_period([(block.attn.window, block.attn.scale) for block in blocks])
-    turns = len(blocks) // period if scan else 0
+    apply = recomputed(apply, remat)
 
-    def turn(x: Array, at: tuple[Array, list[Block]]) -> tuple[Array, None]:
-        first, group = at
+    def turn(x: Array, group: Sequence[Block], first: int | Array) -> Array:
         for offset, block in enumerate(group):
             x = apply(block, x, first + offset)
-        return x, None
+        return x
 
+    size = period = smallest_period([(block.attn.window, block.attn.scale) for block in blocks])
+    if remat == "full":  # of L layers about sqrt(L) are kept, and as many made again at a time
+        size *= max(1, round(len(blocks) ** 0.5 / period))
+        turn = jax.checkpoint(turn)
+    turns = len(blocks) // size if scan else 0
     if turns:
         stacked = [
-            jax.tree.map(lambda *layers: jnp.stack(layers), *blocks[offset : turns * period : period])
-            for offset in range(period)
+            jax.tree.map(lambda *layers: jnp.stack(layers), *blocks[offset : turns * size : size])
+            for offset in range(size)
         ]
-        x, _ = jax.lax.scan(turn, x, (period * jnp.arange(turns), stacked))
-    for layer in range(turns * period, len(blocks)):
-        x = apply(blocks[layer], x, layer)
+        x, _ = jax.lax.scan(lambda x, at: (turn(x, *at), None), x, (stacked, size * jnp.arange(turns)))
+    for first in range(turns * size, len(blocks), size):
+        x = turn(x, blocks[first : first + size], first)
     return x
 
 
@@ -250,7 +268,9 @@ def num_parameters(model: GPT) -> int:
 
 def named_parameters(model: GPT) -> dict[str, Any]:
     """Every parameter by its path, such as blocks.3.attn.query.kernel; of an abstract model, the shapes."""
-    leaves = jax.tree_util.tree_leaves_with_path(model)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): leaf for path, leaf in leaves
-    }
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """The words that lead to a leaf, such as blocks.3.attn.query.kernel."""
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")

@@ -1,14 +1,19 @@
 """The parts every block shares: a linear map, LayerNorm, dropout."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Key, Shaped
 
 from jaxgpt.model.frugal import layer_norm
+
+RandomKeys = Key[Array, " B"] | None
+"""A random key for each sequence, so that what is dropped does not depend on where or beside which others it is
+computed. None: nothing is dropped."""
 
 
 class Linear(nnx.Module):
@@ -48,9 +53,19 @@ def spread(parameter: Float[Array, "..."], ndim: int) -> Float[Array, "..."]:
     return parameter.reshape((1,) * (ndim - parameter.ndim) + parameter.shape)
 
 
-def dropout(x: Float[Array, "..."], rate: float, key: Array | None) -> Float[Array, "..."]:
-    """Zero each element with probability `rate` and scale up the rest. No key, no dropout."""
-    if key is None or rate == 0.0:
+def dropout(x: Float[Array, "B ..."], rate: float, keys: RandomKeys) -> Float[Array, "B ..."]:
+    """Zero each element with probability `rate` and scale up the rest. No keys, no dropout."""
+    if keys is None or rate == 0.0:
         return x
-    kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
     return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+def split_keys(keys: RandomKeys, count: int) -> Shaped[Array, "C B"] | tuple[None, ...]:
+    """`count` independent keys for each key."""
+    return (None,) * count if keys is None else jax.vmap(partial(jax.random.split, num=count), out_axes=1)(keys)
+
+
+def fold_keys(keys: RandomKeys, number: int | Array) -> RandomKeys:
+    """Another key for each key and number."""
+    return None if keys is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)

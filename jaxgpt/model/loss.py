@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from jaxtyping import Float, Int
 
 from jaxgpt.model.attention import on_gpu
 from jaxgpt.model.gpt import GPT
+from jaxgpt.model.layers import RandomKeys
+from jaxgpt.model.remat import Ready, as_it_is
 
 CHUNK = 512
 """Tokens whose logits exist at once: at a vocabulary of 50304 they take 103 MB in float32, not gigabytes."""
@@ -19,9 +22,14 @@ GPU_CHUNK = 8192
 """The same on a GPU: 824 MB in bfloat16. Each chunk reads and writes the whole gradient by the table."""
 
 
-def next_token_loss(model: GPT, tokens: Int[Array, "B S"], key: Array | None = None) -> Float[Array, ""]:
-    """Mean loss in nats per token of predicting tokens[:, 1:] from tokens[:, :-1]. With a key, dropout."""
-    x = model.hidden(tokens[:, :-1], key)
+def next_token_loss(
+    model: GPT, tokens: Int[Array, "B S"], keys: RandomKeys = None, **strategy: Any
+) -> Float[Array, ""]:
+    """Mean loss in nats per token of predicting tokens[:, 1:] from tokens[:, :-1]. With keys, dropout.
+
+    The strategy is what `GPT.hidden` takes beside: how parameters come, and what is computed again.
+    """
+    x = model.hidden(tokens[:, :-1], keys, **strategy)
     x, targets = x.reshape(-1, x.shape[-1]), tokens[:, 1:].reshape(-1)
     return cross_entropy(x, model.output_table, targets, model.config.vocab_size) / targets.size
 
@@ -38,7 +46,13 @@ def mean_loss(model: GPT, batches: Int[Array | np.ndarray, "N B S"]) -> float:
 
 
 def distillation_loss(
-    teacher: GPT, model: GPT, tokens: Int[Array, "B S"], key: Array | None = None
+    teacher: GPT,
+    model: GPT,
+    tokens: Int[Array, "B S"],
+    keys: RandomKeys = None,
+    *,
+    teacher_ready: Ready = as_it_is,
+    **strategy: Any,
 ) -> Float[Array, ""]:
     """Mean KL divergence of the model's next-token distribution from the teacher's (Hinton et al. 2015, section 2).
 
@@ -54,7 +68,7 @@ def distillation_loss(
 
     teacher = jax.lax.stop_gradient(teacher)
     inputs, count = tokens[:, :-1], tokens[:, 1:].size
-    theirs, ours = teacher.hidden(inputs), model.hidden(inputs, key)
+    theirs, ours = teacher.hidden(inputs, ready=teacher_ready), model.hidden(inputs, keys, **strategy)
     marks = jnp.zeros(count, jnp.int32)
     theirs, marks = _chunks(theirs.reshape(count, -1), marks, CHUNK)
     ours, _ = _chunks(ours.reshape(count, -1), marks.reshape(-1)[:count], CHUNK)
@@ -77,7 +91,7 @@ def cross_entropy(
     def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
         return total + form(*chunk, narrow, vocab_size)[0], None
 
-    return jax.lax.scan(add, jnp.float32(0), _chunks(x, targets, size))[0]
+    return jax.lax.scan(add, _zero(x), _chunks(x, targets, size))[0]
 
 
 def _forward(x: Array, table: Array, targets: Array, vocab_size: int) -> tuple[Array, tuple[Array, Array]]:
@@ -88,7 +102,7 @@ def _forward(x: Array, table: Array, targets: Array, vocab_size: int) -> tuple[A
         loss, d_x, d_table = form(*chunk, narrow, vocab_size)
         return (sums[0] + loss, sums[1] + d_table), d_x
 
-    start = (jnp.float32(0), jnp.zeros(table.shape, jnp.float32))
+    start = (_zero(x), jnp.zeros_like(table, jnp.float32))
     (total, d_table), d_x = jax.lax.scan(add, start, _chunks(x, targets, size))
     return total, (d_x.reshape(-1, x.shape[1])[: x.shape[0]], d_table.astype(table.dtype))
 
@@ -100,6 +114,11 @@ def _backward(vocab_size: int, gradients: tuple[Array, Array], d_loss: Array) ->
 
 
 cross_entropy.defvjp(_forward, _backward)
+
+
+def _zero(like: Array) -> Float[Array, ""]:
+    """0, as local to a device as another array is."""
+    return jnp.zeros_like(like, jnp.float32, shape=())
 
 
 ChunkLoss = tuple[Float[Array, ""], Float[Array, "M D"], Float[Array, "V D"]]

@@ -1,4 +1,4 @@
-"""Checkpoints of the training state: asynchronous, atomic, restored to the bit. Orbax does the writing."""
+"""Checkpoints of the training state: asynchronous, atomic, verified, restored on any mesh. Orbax does the writing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,24 +8,32 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax import Array
+from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.gpt import GPT, abstract_model
+from jaxgpt.model.gpt import GPT, abstract_model, path_name
+from jaxgpt.training.checksum import checksums
 from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.sharding import one_device, parameter_specs, shardings
 from jaxgpt.training.step import TrainState, abstract_state
+
+Items = dict[str, dict[str, Any]]
+"""Arrays, or their shapes and places, by item and by path."""
 
 
 class Checkpoints:
     """The checkpoints of one run. Use as a context: leaving it waits for saves under way."""
 
-    def __init__(self, folder: Path, keep: int = 1) -> None:
-        policy = preservation_policy.AnyPreservationPolicy(
-            [
-                preservation_policy.LatestN(keep),
-                preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["val_loss"], reverse=True, n=1),
-            ]
-        )
+    def __init__(self, folder: Path, keep: int = 1, keep_every: int | None = None) -> None:
+        policies = [
+            preservation_policy.LatestN(keep),
+            preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["val_loss"], reverse=True, n=1),
+        ]
+        if keep_every is not None:
+            policies.append(preservation_policy.EveryNSteps(keep_every))
+        policy = preservation_policy.AnyPreservationPolicy(policies)
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
         self.folder, self._manager = folder, ocp.CheckpointManager(folder.absolute(), options=options)
 
@@ -44,8 +52,10 @@ class Checkpoints:
 
     def save(self, state: TrainState, val_loss: float) -> None:
         """Begin to save. Raises ValueError where this save, or the one before it, cannot be written."""
+        items = _items(state)
         args = ocp.args.Composite(
-            model=ocp.args.StandardSave(by_path(state.model)), training=ocp.args.StandardSave(by_path(_rest(state)))
+            checksums=ocp.args.JsonSave({name: checksums(leaves) for name, leaves in items.items()}),
+            **{name: ocp.args.StandardSave(leaves) for name, leaves in items.items()},
         )
         with self._writing():
             self._manager.save(int(state.step), args=args, metrics={"val_loss": val_loss})
@@ -66,53 +76,60 @@ class Checkpoints:
                 f"whole ones are of steps {whole}: make room, then resume"
             ) from error
 
-    def restore_state(self, config: TrainConfig, step: int) -> TrainState:
-        """The whole training state. Raises ValueError where the checkpoint is damaged or of another config."""
-        like = abstract_state(config)
-        found = self._restore(step, model=by_path(like.model), training=by_path(_rest(like)))
-        rest = from_paths(_rest(like), found.training)
-        return TrainState(model=from_paths(like.model, found.model), **rest)
+    def restore_state(self, config: TrainConfig, step: int, mesh: Mesh) -> TrainState:
+        """The whole training state, on any mesh. Raises ValueError where it is damaged or of another config."""
+        like = abstract_state(config, mesh)
+        found = self._restore(step, _items(like))
+        rest = from_paths(_rest(like), found["training"])
+        return TrainState(model=from_paths(like.model, found["model"]), **rest)
 
     def restore_model(self, config: GPTConfig, step: int) -> GPT:
-        """The parameters alone."""
-        like = abstract_model(config)
-        return from_paths(like, self._restore(step, model=by_path(like)).model)
+        """The parameters alone, on one device. Raises ValueError as `restore_state` does."""
+        like, mesh = abstract_model(config), one_device()
+        places = shardings(parameter_specs(like, mesh), mesh)
+        like = jax.tree.map(lambda leaf, place: leaf.update(sharding=place), like, places)
+        return from_paths(like, self._restore(step, {"model": by_path(like)})["model"])
 
-    def _restore(self, step: int, **items: dict[str, jax.ShapeDtypeStruct]) -> Any:
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        wanted = {
-            name: ocp.args.StandardRestore({path: leaf.update(sharding=device) for path, leaf in leaves.items()})
-            for name, leaves in items.items()
-        }
+    def _restore(self, step: int, items: Items) -> dict[str, dict[str, Array]]:
+        wanted = {name: ocp.args.StandardRestore(leaves) for name, leaves in items.items()}
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**wanted))
+            args = ocp.args.Composite(checksums=ocp.args.JsonRestore(), **wanted)
+            found = self._manager.restore(step, args=args)
         except Exception as error:  # orbax and tensorstore raise many kinds; each means the same to the user
-            raise ValueError(
-                f"{self.folder / str(step)} cannot be restored, it is damaged or of another config ({_reason(error)}); "
-                f"to go back to an older one, move it away: there are steps {self._manager.all_steps()}"
-            ) from error
+            raise self._damaged(step, _reason(error)) from error
+        for name in items:
+            saved = found["checksums"][name]
+            if changed := [path for path, value in checksums(found[name]).items() if saved.get(path) != value]:
+                raise self._damaged(step, f"not what was saved: {', '.join(changed)}")
+        return found
+
+    def _damaged(self, step: int, reason: str) -> ValueError:
+        return ValueError(
+            f"{self.folder / str(step)} cannot be restored, it is damaged or of another config ({reason}); "
+            f"to go back to an older one, move it away: there are steps {self._manager.all_steps()}"
+        )
+
+
+def _items(state: TrainState) -> Items:
+    """A state as two items: the model, which can be restored alone, and what training needs beside."""
+    return {"model": by_path(state.model), "training": by_path(_rest(state))}
 
 
 def _rest(state: TrainState) -> dict[str, Any]:
-    """What training needs beside the model."""
-    return {"step": state.step, "moments": state.moments}
+    return {name: part for name, part in state._asdict().items() if name != "model"}
 
 
 def by_path(tree: Any) -> dict[str, Any]:
     """Every leaf under the words that lead to it."""
-    return {_words(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def from_paths(like: Any, leaves: dict[str, Any]) -> Any:
     """The inverse of `by_path`, in the shape of `like`."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[_words(path)], like)
+    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_name(path)], like)
 
 
 def _reason(error: Exception) -> str:
     """The first line of an error that may be pages long."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
-
-
-def _words(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")

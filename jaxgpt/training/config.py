@@ -52,6 +52,73 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """The devices as a grid. data copies the model (DDP), fsdp cuts it (FSDP, ZeRO); both share out the batch."""
+
+    data: int = -1
+    """Copies of the model; -1: as many as there are devices for."""
+    fsdp: int = 1
+    """Devices that share one copy; -1: as many as there are devices for."""
+    allow_idle: bool = False
+    """Whether devices may be left out."""
+
+    def __post_init__(self) -> None:
+        for name in ("data", "fsdp"):
+            if getattr(self, name) < 1 and getattr(self, name) != -1:
+                raise ValueError(f"mesh.{name}={getattr(self, name)} must be at least 1, or -1 for what remains")
+        if self.data == self.fsdp == -1:
+            raise ValueError("mesh.data and mesh.fsdp are both -1: only one of them can be what remains")
+
+    def sizes(self, devices: int) -> tuple[int, int]:
+        """Data and fsdp on so many devices. Raises ValueError where the grid does not fit."""
+        known = self.fsdp if self.data == -1 else self.data
+        if -1 in (self.data, self.fsdp) and (devices < known or (devices % known and not self.allow_idle)):
+            raise ValueError(
+                f"mesh.data={self.data} x mesh.fsdp={self.fsdp} does not fit {devices} devices: "
+                f"{known} does not divide them; choose a divisor"
+            )
+        data, fsdp = (devices // known if size == -1 else size for size in (self.data, self.fsdp))
+        if data * fsdp > devices:
+            raise ValueError(
+                f"mesh.data={data} x mesh.fsdp={fsdp} needs {data * fsdp} devices, and there are {devices}"
+            )
+        if data * fsdp < devices and not self.allow_idle:
+            raise ValueError(
+                f"mesh.data={data} x mesh.fsdp={fsdp} leaves {devices - data * fsdp} of {devices} devices idle: "
+                "use -1 for one of them, or say --mesh.allow-idle"
+            )
+        return data, fsdp
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """How processes find each other. Under SLURM, Open MPI, Kubernetes and torchrun --distributed says it all."""
+
+    distributed: bool = False
+    """This is one of several processes."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where no launcher tells it."""
+    process_id: int | None = None
+    """This process's number, from 0."""
+    num_processes: int | None = None
+    """How many there are."""
+
+    def __post_init__(self) -> None:
+        explicit = {"coordinator": self.coordinator, "process-id": self.process_id, "num-processes": self.num_processes}
+        missing = [f"--{name}" for name, value in explicit.items() if value is None]
+        if 0 < len(missing) < len(explicit):
+            raise ValueError(f"{' and '.join(missing)} must be given too: the three say together who this process is")
+        if not missing and not 0 <= (self.process_id or 0) < (self.num_processes or 0):
+            raise ValueError(
+                f"--process-id {self.process_id} must be at least 0 and below --num-processes {self.num_processes}"
+            )
+
+    @property
+    def is_many(self) -> bool:
+        return self.distributed or self.coordinator is not None
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training run."""
 
@@ -59,6 +126,8 @@ class TrainConfig:
     """The architecture."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     """The text."""
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    """How devices share the work; the numbers that come out do not depend on it."""
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     """How weights move."""
     init: str | None = None
@@ -71,6 +140,14 @@ class TrainConfig:
     """Sequences per update."""
     microbatches: int = 1
     """Pieces that a batch is computed in: less memory, the same update."""
+    zero: Literal[1, 2, 3] = 3
+    """What mesh.fsdp saves. 3: a block's parameters are whole only while in use. 2: they stay whole for the backward
+    pass. 1: they and their gradients are whole for the whole step; least is sent. The state at rest is cut always."""
+    grad_dtype: Literal["float32", "bfloat16"] = "float32"
+    """In what gradients travel between devices. bfloat16: half the bytes, and sums rounded to 8 bits."""
+    remat: Literal["auto", "none", "block", "full"] = "auto"
+    """What the backward pass computes again. none: nothing. block: all but what enters each block. full: all but what
+    enters some. auto: none where it fits the device, else block."""
     seed: int = 0
     """Of the weights, the data order and dropout."""
     log_every: int = 10
@@ -81,18 +158,35 @@ class TrainConfig:
     """Batches of held-back text that a validation reads, always the same ones."""
     keep_checkpoints: int = 2
     """The latest so many checkpoints are kept, and the best."""
+    keep_every: int | None = None
+    """Checkpoints of steps that are multiples of this are kept too."""
+    on_nonfinite: Literal["stop", "skip", "rewind"] = "stop"
+    """Where a loss or gradient is NaN or infinite. stop: end the run. skip: leave that update out. rewind: go back to
+    the newest checkpoint, and past the batches since."""
+    spike: float | None = None
+    """A loss of so many nats above its running mean counts as not finite. None: no loss does."""
     sample_tokens: int = 128
     """Length of the sample written after the last step; 0: none."""
     wandb: bool = False
     """Send metrics to Weights & Biases too (pip install 'jaxgpt[wandb]')."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "microbatches", "log_every", "eval_every", "eval_batches", "keep_checkpoints"):
-            if getattr(self, name) < 1:
+        for name in (
+            "batch_size",
+            "microbatches",
+            "log_every",
+            "eval_every",
+            "eval_batches",
+            "keep_checkpoints",
+            "keep_every",
+        ):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("steps", "sample_tokens", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be below 0")
+        if self.spike is not None and not self.spike > 0:
+            raise ValueError(f"spike={self.spike} must be above 0 nats; None lets any loss pass")
         if self.batch_size % self.microbatches:
             raise ValueError(
                 f"batch_size={self.batch_size} is not a multiple of microbatches={self.microbatches}; change one"
@@ -111,6 +205,7 @@ class TrainConfig:
                     **fields,
                     "model": GPTConfig.from_dict(fields["model"]),
                     "data": DataConfig(**fields["data"]),
+                    "mesh": MeshConfig(**fields.get("mesh", {})),  # runs of version 0.1 have none
                     "optimizer": OptimizerConfig(**fields["optimizer"]),
                 }
             )

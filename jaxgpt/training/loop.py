@@ -1,24 +1,34 @@
-"""The training loop: signals, validation and saving live here; the mathematics is in step.py."""
+"""The training loop: validation, saving, stopping and going back live here; the mathematics is in step.py."""
 
 import math
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
-from types import FrameType
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
 from rich.console import Console
 
-from jaxgpt.data import Batches, TokenData, fixed_batches
+from jaxgpt.data import Batches, TokenData, fixed_batches, placed
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.loss import mean_loss
 from jaxgpt.training.checkpoint import Checkpoints
+from jaxgpt.training.cluster import all_stop_after
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.metrics import Reporter
-from jaxgpt.training.run import Run
-from jaxgpt.training.step import TrainState, describe_attention, initial_state, make_step
+from jaxgpt.training.heartbeat import ends_with_the_others
+from jaxgpt.training.metrics import BadNumbers, Reporter
+from jaxgpt.training.parallel import mean_loss
+from jaxgpt.training.run import Run, resume_command
+from jaxgpt.training.sharding import batch_sharding, on_mesh
+from jaxgpt.training.signals import stop_signals
+from jaxgpt.training.step import Metrics, TrainState, compile_step, describe_attention, initial_state
+
+MOST_REWINDS = 10
+"""In one go; where this does not help, the data are not the reason."""
 
 
 class TrainingStopped(Exception):  # noqa: N818  being told to stop is no error
@@ -29,50 +39,106 @@ class TrainingStopped(Exception):  # noqa: N818  being told to stop is no error
         self.step, self.signal = step, number
 
 
-def train(run: Run, data: TokenData, console: Console, teacher: GPT | None = None) -> GPT:
-    """Take a run from its newest checkpoint, or from nothing, to its last step; returns the model.
+@dataclass(frozen=True)
+class Program:
+    """What a run computes: the compiled step, and the loss on held-back text."""
+
+    step: Callable[[TrainState, Array], tuple[TrainState, Metrics]]
+    batch: Callable[[int], Array]
+    validate: Callable[[GPT], float]
+
+
+def train(run: Run, data: TokenData, mesh: Mesh, console: Console, teacher: GPT | None = None) -> GPT:
+    """Take a run from its newest checkpoint, or from nothing, to its last step; returns the model, cut over the mesh.
 
     With a teacher, the model learns its distributions instead of the text's tokens; validation is on the text.
-    Raises TrainingStopped after SIGINT or SIGTERM, and ValueError where the loss is no longer finite or a checkpoint
-    cannot be written. Whatever happens, the newest whole checkpoint stays usable.
+    Raises TrainingStopped after SIGINT or SIGTERM, and ValueError where numbers are bad and the config does not say to
+    go on, where another process is lost, or a checkpoint cannot be written. Whatever happens, the newest whole
+    checkpoint stays usable.
     """
-    config, length = run.config, run.config.model.context_length
-    batches = Batches(data.train, config.batch_size, length, config.seed)
-    held_back = fixed_batches(data.validation, config.batch_size, length, config.eval_batches)
-    with Checkpoints(run.checkpoints, config.keep_checkpoints) as checkpoints:
-        state = _first_state(run, checkpoints, console)
-        start = int(state.step)
-        if start == 0:
-            before = mean_loss(state.model, held_back)
+    config = run.config
+    cure = f"whole checkpoints are kept, start all processes again with {resume_command(run.folder)}"
+    with (
+        Checkpoints(run.checkpoints, config.keep_checkpoints, config.keep_every) as checkpoints,
+        ends_with_the_others(cure),
+    ):
+        state = _first_state(run, checkpoints, mesh, console)
+        program = _program(run, data, mesh, console, state, teacher)
+        if int(state.step) == 0:
+            before = program.validate(state.model)
             console.print(f"validation loss before training: {before:.3f} nats per token", highlight=False)
-        step = make_step(config).lower(state, batches(start), teacher).compile()
-        late = None
-        with Reporter(run, start, console) as reporter, stop_signals() as received:
-            for done in range(start + 1, config.steps + 1):
-                state, metrics = step(state, batches(done - 1), teacher)
-                if late:  # fetched one step late, so that the device never waits for the host
-                    reporter.report(*late)
-                late = (done, metrics)
-                if done % config.eval_every == 0 or done == config.steps:
-                    jax.block_until_ready(state)
-                    with reporter.clock_stopped():
-                        val_loss = mean_loss(state.model, held_back)
-                    reporter.report(done, metrics, val_loss)
-                    with reporter.clock_stopped():
-                        checkpoints.save(state, val_loss)
-                    late = None
-                elif received:
-                    reporter.report(done, metrics)
-                    checkpoints.save(state, math.inf)
-                if received:
-                    checkpoints.wait()
-                    raise TrainingStopped(done, received[0])
-            checkpoints.wait()
+        rewinds = 0
+        while int(state.step) < config.steps:
+            try:
+                state = _advance(state, run, program, checkpoints, console)
+            except BadNumbers as bad:
+                if config.on_nonfinite != "rewind" or rewinds == MOST_REWINDS:
+                    raise
+                rewinds += 1
+                state = _rewound(bad, run, checkpoints, mesh, console)
+        checkpoints.wait()
     return state.model
 
 
-def check_can_train(config: TrainConfig, data: TokenData) -> None:
-    """Raise ValueError where training would fail later on: text too short, backend or package not there."""
+def _advance(state: TrainState, run: Run, program: Program, checkpoints: Checkpoints, console: Console) -> TrainState:
+    """Take the state to the last step of the config."""
+    config, start, passed_over = run.config, int(state.step), int(state.passed_over)
+    late = None
+    with Reporter(run, start, console) as reporter, stop_signals() as received:
+        for done in range(start + 1, config.steps + 1):
+            state, metrics = program.step(state, program.batch(done - 1 + passed_over))
+            if late:  # fetched one step late, so that the device never waits for the host
+                reporter.report(*late)
+            late = (done, metrics)
+            stop = received[0] if received else signal.SIGTERM if all_stop_after(done) else None
+            if done % config.eval_every == 0 or done == config.steps:
+                jax.block_until_ready(state)
+                with reporter.clock_stopped():
+                    val_loss = program.validate(state.model)
+                reporter.report(done, metrics, val_loss)
+                with reporter.clock_stopped():
+                    checkpoints.save(state, val_loss)
+                late = None
+            elif stop:
+                reporter.report(done, metrics)
+                checkpoints.save(state, math.inf)
+            if stop:
+                checkpoints.wait()
+                raise TrainingStopped(done, stop)
+    return state
+
+
+def _program(
+    run: Run, data: TokenData, mesh: Mesh, console: Console, state: TrainState, teacher: GPT | None
+) -> Program:
+    """Compile what the run needs."""
+    config, length = run.config, run.config.model.context_length
+    shape, rows = (config.batch_size, length + 1), batch_sharding(mesh)
+    batches = Batches(data.train, config.batch_size, length, config.seed)
+    held_back = fixed_batches(data.validation, config.batch_size, length, config.eval_batches)
+    loss = jax.jit(partial(mean_loss, config=config, mesh=mesh))
+
+    def batch(number: int) -> Array:
+        return placed(partial(batches, number), shape, rows)
+
+    def validate(model: GPT) -> float:
+        return float(np.mean([loss(model, placed(texts.__getitem__, shape, rows)) for texts in held_back], dtype=float))
+
+    teacher = None if teacher is None else on_mesh(teacher, mesh)
+    step, remat = compile_step(config, mesh, state, batch(int(state.step)), teacher)
+    if remat == "block" != config.remat:
+        console.print(f"remat: {remat}", highlight=False)
+    return Program(lambda state, tokens: step(state, tokens, teacher), batch, validate)
+
+
+def check_can_train(config: TrainConfig, data: TokenData, mesh: Mesh) -> None:
+    """Raise ValueError where training would fail later on: batch or text too short, backend or package not there."""
+    if config.batch_size % (mesh.size * config.microbatches):
+        raise ValueError(
+            f"batch_size={config.batch_size} cannot be shared out to {mesh.size} devices in microbatches="
+            f"{config.microbatches}: make it a multiple of {mesh.size * config.microbatches}, or use fewer devices "
+            "(--mesh.data 1 --mesh.allow-idle)"
+        )
     for part in (data.train, data.validation):
         fixed_batches(part, 1, config.model.context_length, 1)
     describe_attention(config.model)
@@ -80,41 +146,30 @@ def check_can_train(config: TrainConfig, data: TokenData) -> None:
         raise ValueError("--wandb needs the package: pip install 'jaxgpt[wandb]'")
 
 
-def _first_state(run: Run, checkpoints: Checkpoints, console: Console) -> TrainState:
+def _first_state(run: Run, checkpoints: Checkpoints, mesh: Mesh, console: Console) -> TrainState:
     if checkpoints.latest is None:
-        return initial_state(run.config)
+        return initial_state(run.config, mesh)
     if checkpoints.latest == 0:
         console.print(f"starting from the weights of {run.config.init}", highlight=False)
     else:
         console.print(f"resuming after step {checkpoints.latest}", highlight=False)
-    return checkpoints.restore_state(run.config, checkpoints.latest)
+    return checkpoints.restore_state(run.config, checkpoints.latest, mesh)
 
 
-def save_start(run: Run, model: GPT) -> None:
+def _rewound(bad: BadNumbers, run: Run, checkpoints: Checkpoints, mesh: Mesh, console: Console) -> TrainState:
+    """The newest checkpoint's state, set to read on after the batch that went wrong."""
+    checkpoints.wait()
+    if checkpoints.latest is None:
+        raise bad
+    state = checkpoints.restore_state(run.config, checkpoints.latest, mesh)
+    unread = bad.step - checkpoints.latest
+    console.print(f"{bad.reason}: back to step {checkpoints.latest}, past {unread} batches", highlight=False)
+    return state._replace(passed_over=state.passed_over + jnp.int32(unread))
+
+
+def save_start(run: Run, model: GPT, mesh: Mesh) -> None:
     """Make a model the run's checkpoint of step 0: training starts from it, and nothing else is needed to resume."""
-    state = initial_state(run.config)._replace(model=model)
+    state = initial_state(run.config, mesh)._replace(model=on_mesh(model, mesh))
     with Checkpoints(run.checkpoints, run.config.keep_checkpoints) as checkpoints:
         checkpoints.save(state, math.inf)
         checkpoints.wait()
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[signal.Signals]]:
-    """Within, SIGINT and SIGTERM are noted in the list, for the loop to see; the same one again acts as usual."""
-    received: list[signal.Signals] = []
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield received
-        return
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, _: FrameType | None) -> None:
-        received.append(signal.Signals(number))
-        signal.signal(number, usual[signal.Signals(number)])
-
-    for number in usual:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from jaxgpt.training.cluster import is_first
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.run import Run
 from jaxgpt.training.step import Metrics
@@ -25,12 +26,13 @@ class Reporter:
 
     def __init__(self, run: Run, start: int, console: Console) -> None:
         config = run.config
-        self._every = config.log_every
+        self._every, self._on_nonfinite = config.log_every, config.on_nonfinite
         self._tokens_per_step = config.batch_size * config.model.context_length
         self._clock, self._clock_step = time.perf_counter(), start
         self._places = ExitStack()
-        self._log = self._places.enter_context(MetricsLog(run.folder, config, start))
-        self._display = self._places.enter_context(Display(console, start, config.steps))
+        if is_first():
+            self._log = self._places.enter_context(MetricsLog(run.folder, config, start))
+            self._display = self._places.enter_context(Display(console, start, config.steps))
 
     def __enter__(self) -> "Reporter":
         return self
@@ -41,18 +43,22 @@ class Reporter:
         self._places.close()
 
     def report(self, step: int, metrics: Metrics, val_loss: float | None = None) -> None:
-        """Fetch the numbers of a step, and write them where a line is due.
+        """Fetch the numbers of a step, and write them where a line is due; of several processes, only the first does.
 
-        Raises ValueError where one is not finite.
+        Raises BadNumbers where they are, and the config does not say to skip such steps.
         """
         line: Line = {"step": step, **{name: float(value) for name, value in metrics._asdict().items()}}
         if val_loss is not None:
             line["val_loss"] = val_loss
-        check_finite(line)
+        if line.pop("bad") and self._on_nonfinite != "skip":
+            raise BadNumbers(step, _what_is_bad(line))
+        if val_loss is not None and not math.isfinite(val_loss):
+            raise BadNumbers(step, f"val_loss is {val_loss} after step {step}")
         if val_loss is not None or step % self._every == 0:
             line["tokens_per_second"] = self._speed(step)
-            self._log.write(line)
-            self._display.show(line)
+            if is_first():
+                self._log.write(line)
+                self._display.show(line)
 
     @contextmanager
     def clock_stopped(self) -> Iterator[None]:
@@ -68,14 +74,22 @@ class Reporter:
         return speed
 
 
-def check_finite(line: Line) -> None:
-    """Raise ValueError where a number is NaN or infinite."""
-    for name, value in line.items():
-        if not math.isfinite(value):
-            raise ValueError(
-                f"{name} is {value} at step {line['step']}: training stopped, and no checkpoint was made of this; "
-                "resume from the last good one with a lower --optimizer.learning-rate"
-            )
+class BadNumbers(ValueError):  # noqa: N818  named for what it is about
+    """The numbers of a step are not finite, or jumped by more than the config allows."""
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(
+            f"{reason}: training stopped, and no checkpoint was made of this; resume from the last good one with "
+            "a lower --optimizer.learning-rate, or with --on-nonfinite skip or rewind"
+        )
+        self.step, self.reason = step, reason
+
+
+def _what_is_bad(line: Line) -> str:
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(line[name]):
+            return f"{name} is {line[name]} at step {line['step']}"
+    return f"loss jumped to {line['loss']:.3f} at step {line['step']}"
 
 
 class MetricsLog:
@@ -101,9 +115,10 @@ class MetricsLog:
 
     def write(self, line: Line) -> None:
         """One line; `step` is the number of updates done."""
-        self._lines.write(json.dumps(line) + "\n")
+        whole = {name: value if math.isfinite(value) else None for name, value in line.items()}  # JSON has no NaN
+        self._lines.write(json.dumps(whole) + "\n")
         self._lines.flush()
-        numbers = {name: value for name, value in line.items() if name != "step"}
+        numbers = {name: value for name, value in whole.items() if name != "step" and value is not None}
         for name, value in numbers.items():
             self._events.add_scalar(name, value, line["step"])
         if self._wandb:

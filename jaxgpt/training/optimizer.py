@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from jaxgpt.model.gpt import GPT
+from jaxgpt.model.gpt import GPT, path_name
 from jaxgpt.training.config import OptimizerConfig
 
 DECAYED = {"kernel": True, "embed": True, "position": True, "head": True, "bias": False, "scale": False}
@@ -36,7 +36,7 @@ def decayed(model: GPT) -> GPT:
     """For each parameter, whether it decays. Raises ValueError on a parameter that the table does not name."""
 
     def look_up(path: tuple, _: object) -> bool:
-        name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value").split(".")[-1]
+        name = path_name(path).split(".")[-1]
         if name not in DECAYED:
             raise ValueError(f"does {name!r} decay? Add it to DECAYED in jaxgpt/training/optimizer.py")
         return DECAYED[name]

@@ -1,31 +1,38 @@
 """One update of the weights: a pure function from state to state."""
 
-from collections.abc import Callable
+import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array
-from jax.stages import Wrapped
-from jaxtyping import Float, Int
+from jax.sharding import Mesh
+from jax.stages import Compiled, Wrapped
+from jaxtyping import Bool, Float, Int
 
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import GPT, abstract_model
-from jaxgpt.model.loss import distillation_loss, next_token_loss
+from jaxgpt.model.layers import RandomKeys
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.optimizer import make_optimizer, schedule
-
-Loss = Callable[[GPT, Int[Array, "B S"], Array | None], Float[Array, ""]]
+from jaxgpt.training.parallel import loss_and_grads
+from jaxgpt.training.sharding import shardings, state_specs
 
 
 class TrainState(NamedTuple):
     """Everything that changes in training."""
 
     step: Int[Array, ""]
-    """Updates done."""
+    """Updates done, skipped ones included."""
+    passed_over: Int[Array, ""]
+    """Batches that a rewind left unread: the next batch is number step + passed_over."""
+    skipped: Int[Array, ""]
+    """Updates that were not made, because of their numbers."""
+    usual_loss: Float[Array, ""]
+    """Running mean of the loss, over about the last 100 steps; NaN before the first."""
     model: GPT
     moments: optax.OptState
 
@@ -38,68 +45,105 @@ class Metrics(NamedTuple):
     grad_norm: Float[Array, ""]
     """Before clipping."""
     learning_rate: Float[Array, ""]
+    skipped: Int[Array, ""]
+    """Updates not made so far."""
+    bad: Bool[Array, ""]
+    """Whether this step's loss or gradient is not finite, or the loss jumped by more than the config allows."""
 
 
-def initial_state(config: TrainConfig) -> TrainState:
-    """Fresh weights from the seed, no updates done."""
+def initial_state(config: TrainConfig, mesh: Mesh) -> TrainState:
+    """Fresh weights from the seed, no updates done. Each device makes only what it holds."""
     # At the usual level the random numbers of a small model take three times as long to compile, and run no faster.
     options = {"xla_backend_optimization_level": 1}
-    return jax.jit(partial(_fresh, config), compiler_options=options)(jax.random.key(config.seed))
+    make = jax.jit(partial(_fresh, config), compiler_options=options, out_shardings=state_shardings(config, mesh))
+    return make(jax.random.key(config.seed))
 
 
-def abstract_state(config: TrainConfig) -> TrainState:
-    """The state's shapes without its numbers."""
-    return jax.eval_shape(partial(_fresh, config), jax.random.key(config.seed))
+def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
+    """The state's shapes and where they live, without its numbers."""
+    shapes = jax.eval_shape(partial(_fresh, config), jax.random.key(config.seed))
+    return jax.tree.map(lambda leaf, place: leaf.update(sharding=place), shapes, state_shardings(config, mesh))
+
+
+def state_shardings(config: TrainConfig, mesh: Mesh) -> TrainState:
+    """Where each leaf of the state lives."""
+    shapes = jax.eval_shape(partial(_fresh, config), jax.random.key(config.seed))
+    return shardings(state_specs(shapes, mesh), mesh)
 
 
 def _fresh(config: TrainConfig, key: Array) -> TrainState:
-    model = GPT(config.model, rngs=nnx.Rngs(key))
+    return first_state(config, GPT(config.model, rngs=nnx.Rngs(key)))
+
+
+def first_state(config: TrainConfig, model: GPT) -> TrainState:
+    """A model before its first update."""
     moments = make_optimizer(config.optimizer, config.steps).init(model)
-    return TrainState(jnp.int32(0), model, moments)
+    return TrainState(jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.float32(jnp.nan), model, moments)
 
 
-def make_step(config: TrainConfig) -> Wrapped:
+def make_step(config: TrainConfig, mesh: Mesh) -> Wrapped:
     """The compiled step; the state given to it is used up."""
-    return jax.jit(partial(train_step, config=config), donate_argnums=0)
+    step = partial(train_step, config=config, mesh=mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings(config, mesh), None))
+
+
+def compile_step(
+    config: TrainConfig, mesh: Mesh, state: TrainState, tokens: Int[Array, "B S"], teacher: GPT | None = None
+) -> tuple[Compiled, str]:
+    """The step compiled for these arguments, or for their shapes, and what it keeps: remat, with `auto` decided."""
+    if config.remat != "auto":
+        return make_step(config, mesh).lower(state, tokens, teacher).compile(), config.remat
+    none, block = (dataclasses.replace(config, remat=remat) for remat in ("none", "block"))
+    compiled, remat = compile_step(none, mesh, state, tokens, teacher)
+    limit = memory_limit(mesh)
+    if limit is None or memory_needed(compiled) <= limit:
+        return compiled, remat
+    return compile_step(block, mesh, state, tokens, teacher)
+
+
+def memory_needed(compiled: Compiled) -> int:
+    """Bytes on each device while a program runs: what it is given, makes, and needs between."""
+    memory: Any = compiled.memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return kept + memory.temp_size_in_bytes
+
+
+def memory_limit(mesh: Mesh) -> int | None:
+    """Bytes of each device that JAX may use. None: not known, such as on a CPU."""
+    device = mesh.local_mesh.devices.flat[0]
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def train_step(
-    state: TrainState, tokens: Int[Array, "B S"], teacher: GPT | None = None, *, config: TrainConfig
+    state: TrainState, tokens: Int[Array, "B S"], teacher: GPT | None = None, *, config: TrainConfig, mesh: Mesh
 ) -> tuple[TrainState, Metrics]:
     """The gradient of the mean loss over the batch, and one AdamW update with it. With a teacher, distillation."""
     tx = make_optimizer(config.optimizer, config.steps)
-    loss_of = next_token_loss if teacher is None else partial(distillation_loss, teacher)
-    key = _dropout_key(config, state.step)
-    loss, grads = loss_and_grads(state.model, tokens, key, config.microbatches, loss_of)
+    keys = dropout_keys(config, state.step, tokens.shape[0])
+    loss, grads = loss_and_grads(state.model, tokens, keys, teacher, config=config, mesh=mesh)
     updates, moments = tx.update(grads, state.moments, state.model)
     model = optax.apply_updates(state.model, updates)
-    metrics = Metrics(loss, optax.tree.norm(grads), schedule(config.optimizer, config.steps)(state.step))
-    return TrainState(state.step + 1, model, moments), metrics
+
+    grad_norm = optax.tree.norm(grads)
+    bad = ~jnp.isfinite(loss + grad_norm)
+    if config.spike is not None:
+        bad = bad | (loss > state.usual_loss + config.spike)
+    skipped = state.skipped
+    if config.on_nonfinite == "skip":
+        model, moments = jax.tree.map(partial(jnp.where, bad), (state.model, state.moments), (model, moments))
+        skipped = skipped + bad
+    usual = jnp.where(jnp.isnan(state.usual_loss), loss, 0.99 * state.usual_loss + 0.01 * loss)
+    usual = jnp.where(bad, state.usual_loss, usual)
+    metrics = Metrics(loss, grad_norm, schedule(config.optimizer, config.steps)(state.step), skipped, bad)
+    return TrainState(state.step + 1, state.passed_over, skipped, usual, model, moments), metrics
 
 
-def loss_and_grads(
-    model: GPT, tokens: Int[Array, "B S"], key: Array | None, microbatches: int, loss_of: Loss = next_token_loss
-) -> tuple[Float[Array, ""], GPT]:
-    """Mean loss over the batch and its gradient, summed in float32 over microbatches computed one after another."""
-    if microbatches == 1:
-        return jax.value_and_grad(loss_of)(model, tokens, key)
-
-    def add(sums: tuple[Array, GPT], piece: tuple[Array, Array]) -> tuple[tuple[Array, GPT], None]:
-        index, part = piece
-        part_key = None if key is None else jax.random.fold_in(key, index)
-        return jax.tree.map(jnp.add, sums, jax.value_and_grad(loss_of)(model, part, part_key)), None
-
-    pieces = tokens.reshape(microbatches, -1, tokens.shape[1])
-    zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, model))
-    sums, _ = jax.lax.scan(add, zeros, (jnp.arange(microbatches), pieces))
-    return jax.tree.map(lambda total: total / microbatches, sums)
-
-
-def _dropout_key(config: TrainConfig, step: Int[Array, ""]) -> Array | None:
-    """A function of (seed, step), so that a resumed run drops what it would have dropped."""
+def dropout_keys(config: TrainConfig, step: Int[Array, ""], rows: int) -> RandomKeys:
+    """A key for each sequence, from (seed, step, row) alone: neither a kill nor a mesh changes what is dropped."""
     if config.model.dropout == 0.0:
         return None
-    return jax.random.fold_in(jax.random.key(config.seed), step)
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(rows))
 
 
 def describe_attention(config: GPTConfig) -> str:

@@ -162,8 +162,8 @@ def test_an_interruption_outside_of_training_is_one_line(monkeypatch):
 def test_help_is_quick_since_it_imports_no_jax():
     program = """
 import sys
-from jaxgpt.cli import main
-for command in ("train", "generate", "evaluate"):
+from jaxgpt.cli import COMMANDS, main
+for command in COMMANDS:
     sys.argv = ["jaxgpt", command, "--help"]
     try:
         code = main()

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -17,22 +20,26 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def hub(make_model, tmp_path):
-    """The address of a hub with one model, owner/tiny, and the paths that were asked for."""
-    save_pretrained(make_model(GPTConfig.preset("tiny")), tmp_path / "served", shard_bytes=40_000)
-    (tmp_path / "served" / "pytorch_model.bin").write_bytes(b"what nobody needs")
-    files = {path.name: path.read_bytes() for path in (tmp_path / "served").iterdir()}
-    asked = []
+    """The address of a hub, the paths that were asked of it, and the folder whose folders it serves as owner/NAME."""
+    served, asked = tmp_path / "served", []
+    save_pretrained(make_model(GPTConfig.preset("tiny")), served / "tiny", shard_bytes=40_000)
+    (served / "tiny" / "pytorch_model.bin").write_bytes(b"what nobody needs")
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self):
             path = self.path.split("?")[0]
             asked.append(path)
-            if path == "/api/models/owner/tiny/revision/main":
-                return self.answer(json.dumps({"id": "owner/tiny", "sha": COMMIT, "siblings": []}).encode())
-            if path == f"/api/models/owner/tiny/tree/{COMMIT}":
+            found = re.search(r"/owner/(\w+)/(revision/main|tree|resolve)", path)
+            folder = served / found[1]
+            if not folder.exists():
+                return self.answer(None)
+            if found[2] == "revision/main":
+                return self.answer(json.dumps({"id": f"owner/{found[1]}", "sha": COMMIT, "siblings": []}).encode())
+            files = {file.name: file.read_bytes() for file in folder.iterdir()}
+            if found[2] == "tree":
                 entries = [{"type": "file", "path": name, "size": len(raw), "oid": name} for name, raw in files.items()]
                 return self.answer(json.dumps(entries).encode())
-            name = path.removeprefix(f"/owner/tiny/resolve/{COMMIT}/")
+            name = Path(path).name
             return self.answer(files.get(name), ETag=f'"{name}"')
 
         do_HEAD = do_GET  # noqa: N815
@@ -51,7 +58,7 @@ def hub(make_model, tmp_path):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
+    yield f"http://127.0.0.1:{server.server_port}", asked, served
     server.shutdown()
     server.server_close()
 
@@ -75,7 +82,7 @@ except ValueError as error:
 
 
 def test_a_hub_id_is_downloaded_once_and_found_again_off_line(hub, tmp_path):
-    address, asked = hub
+    address, asked, _ = hub
     cache = {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": address}
     online = load_in_a_new_process("owner/tiny", HF_HUB_OFFLINE="0", **cache)
     assert float(online) > 0
@@ -86,6 +93,40 @@ def test_a_hub_id_is_downloaded_once_and_found_again_off_line(hub, tmp_path):
     assert not asked
     missing = load_in_a_new_process("owner/none", HF_HUB_OFFLINE="0", **cache)
     assert missing.startswith("refused: owner/none is no path on this machine, and the hub gave no such model")
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_hub_id_that_has_only_pickles_is_the_same_model(hub, tmp_path, shards):
+    torch = pytest.importorskip("torch", reason="torch reads and writes these files, and is not installed")
+    from safetensors.torch import load_file
+
+    address, asked, served = hub
+    state = {name: value for file in (served / "tiny").glob("*.safetensors") for name, value in load_file(file).items()}
+    (served / "pickled").mkdir()
+    shutil.copy(served / "tiny" / "config.json", served / "pickled")
+    names, where = sorted(state), {}
+    for number in range(shards):
+        file = "pytorch_model.bin" if shards == 1 else f"pytorch_model-0000{number + 1}-of-00002.bin"
+        torch.save({name: state[name] for name in names[number::shards]}, served / "pickled" / file)
+        where |= dict.fromkeys(names[number::shards], file)
+    if shards > 1:
+        (served / "pickled" / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+    cache = {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": address}
+    online = load_in_a_new_process("owner/pickled", HF_HUB_OFFLINE="0", **cache)
+    assert online == load_in_a_new_process(str(served / "tiny"))
+    asked.clear()
+    assert load_in_a_new_process("owner/pickled", HF_HUB_OFFLINE="1", **cache) == online
+    assert not asked
+
+
+def test_a_hub_id_without_weights_is_one_clear_message(hub, tmp_path):
+    address, _, served = hub
+    (served / "empty").mkdir()
+    shutil.copy(served / "tiny" / "config.json", served / "empty")
+    cache = {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": address}
+    message = load_in_a_new_process("owner/empty", HF_HUB_OFFLINE="0", **cache)
+    assert message.startswith("refused: ")
+    assert message.endswith("no weights to load")
 
 
 def test_off_line_a_hub_id_that_is_not_cached_is_one_clear_message():

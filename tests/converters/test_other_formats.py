@@ -117,6 +117,26 @@ def test_an_llmc_file_is_laid_out_as_llmc_reads_it(make_model, tmp_path):
     np.testing.assert_array_equal(at["qkvb"].reshape(2, 3, 4, 8)[0, 1], model.blocks[0].attn.key.bias[...])
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields", "use"),
+    [
+        ("nanogpt", {"activation": "gelu"}, "python train.py --init_from=resume --out_dir=FOLDER"),
+        ("llm.c", {}, "./train_gpt2cu -e FOLDER/model.bin"),
+    ],
+    ids=["nanogpt", "llm.c"],
+)
+def test_a_card_beside_the_file_says_what_it_is_and_what_opens_it(torch, make_model, tmp_path, kind, fields, use):
+    model = make_model(dataclasses.replace(TINY, **fields))
+    save_pretrained(model, tmp_path / "out", kind, origin="a trained run", verify=True)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"library_name: {kind}" in card
+    assert "Weights from: a trained run." in card
+    assert use in card
+    assert "AutoModel" not in card
+    assert "| largest logit error |" in card
+    assert same(load_pretrained(tmp_path / "out"), model)
+
+
 def shorten(raw):
     return raw[:-4]
 

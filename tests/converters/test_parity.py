@@ -28,11 +28,33 @@ def test_a_transformers_gpt2_computes_the_same_here(oracle, tokens, tmp_path, fi
     assert oracle.logit_error(load_pretrained(tmp_path), theirs, tokens) < oracle.logit_bound
 
 
-def test_the_order_of_upcasting_changes_nothing(oracle, tokens, tmp_path):
-    theirs = oracle.model("GPT2", **TINY)
+# What config.json of published models says besides the common fields; sizes are made small for the test.
+COMMON = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "bos_token_id": 50256, "eos_token_id": 50256}
+COMMON |= {"initializer_range": 0.02, "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"}
+COMMON |= {"attn_pdrop": 0.1, "embd_pdrop": 0.1, "resid_pdrop": 0.1}
+SUMMARY = {"summary_type": "cls_index", "summary_use_proj": True, "summary_activation": None}
+SUMMARY |= {"summary_first_dropout": 0.1, "summary_proj_to_labels": True}
+PUBLISHED = {
+    "distilgpt2": SUMMARY
+    | {"n_ctx": 1024, "_num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    | {"task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}, "n_layer": 3},
+    "DialoGPT": SUMMARY | {"n_ctx": 1024, "task_specific_params": {"conversational": {"max_length": 1000}}},
+    "CRFM": SUMMARY
+    | {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True, "scale_attn_weights": True}
+    | {"n_ctx": 1024, "n_inner": None, "gradient_checkpointing": False, "use_cache": False, "torch_dtype": "float32"},
+    "Cerebras-GPT": {"activation_function": "gelu", "n_inner": 128, "scale_attn_weights": True, "use_cache": True}
+    | {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "torch_dtype": "float32"},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_configs_of_published_models_compute_the_same_here(oracle, tokens, tmp_path, name):
+    fields = COMMON | TINY | PUBLISHED[name]
+    # Not reorder_and_upcast_attn: it changes no number, but would keep the oracle from computing in float64.
+    asked = {*TINY, "scale_attn_by_inverse_layer_idx", "activation_function", "n_inner"} & fields.keys()
+    theirs = oracle.model("GPT2", **{field: fields[field] for field in asked})
     theirs.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"reorder_and_upcast_attn": True}))  # Mistral's
+    (tmp_path / "config.json").write_text(json.dumps(fields))
     assert oracle.logit_error(load_pretrained(tmp_path), theirs, tokens) < oracle.logit_bound
 
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from converters import load_pretrained, save_pretrained
+from converters.arguments import Convert, Verify
 from converters.certificate import Certificate, Measure
-from converters.commands import Convert, Verify, convert, verify
-from converters.greedy import greedy_with_cache, greedy_without_cache
+from converters.commands import convert, verify
+from converters.greedy import greedy_with_cache, likeliest
 from converters.verify import verify as certificate_of
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import named_parameters
@@ -73,6 +74,16 @@ def test_bfloat16_has_bounds_of_its_own(needs_torch, make_model, tmp_path, capsy
     assert "EXCEEDED" not in printed
 
 
+def test_bfloat16_does_not_hide_a_wrong_layer(needs_torch, make_model, tmp_path):
+    model = make_model(ONE_LAYER)
+    save_pretrained(model, tmp_path / "one")
+    model.blocks[0].mlp.up.kernel[...] = 1.2 * model.blocks[0].mlp.up.kernel[...]
+    save_pretrained(model, tmp_path / "two")
+    certificate = certificate_of(tmp_path / "one", tmp_path / "two", dtype="bfloat16")
+    exceeded = {measure.name for measure in certificate.measures if not measure.holds}
+    assert {"KL divergence, nats per token", "largest layer output error, relative"} <= exceeded
+
+
 def test_a_number_that_is_none_exceeds_its_bound():
     assert not Measure("error", float("nan"), at_most=1.0).holds
     assert not Measure("error", float("nan")).holds
@@ -81,7 +92,8 @@ def test_a_number_that_is_none_exceeds_its_bound():
 
 def test_greedy_tokens_are_the_same_with_and_without_the_cache(make_model):
     model, prompt = make_model(VARIANT), np.array([[5, 17, 80]])
-    np.testing.assert_array_equal(greedy_with_cache(model, prompt, 20), greedy_without_cache(model, prompt, 20))
+    text = np.concatenate([prompt[0], greedy_with_cache(model, prompt, 20)])
+    np.testing.assert_array_equal(likeliest(model, text[None])[2:-1], text[3:])
 
 
 def test_convert_changes_the_attention_and_says_what_that_does(make_model, tmp_path, capsys):

@@ -25,7 +25,7 @@ def heads(length, num_heads=4, kv_heads=2, batch=2, size=6):
 
 
 def attention(name, window, scale=0.4):
-    return partial(BACKENDS[name], window=window, scale=scale, rate=0.0, key=None)
+    return partial(BACKENDS[name], window=window, scale=scale, rate=0.0, drop=None)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def imagined_gpu(monkeypatch):
 @pytest.mark.parametrize("backward", [False, True])
 def test_cudnn_is_told_to_be_causal_and_how_far_to_look_back(window, backward, imagined_gpu):
     q, k, v = (jax.ShapeDtypeStruct((2, 64, n, 16), jnp.bfloat16) for n in (4, 2, 2))
-    run = partial(cudnn, window=window, scale=0.4, rate=0.0, key=None)
+    run = partial(cudnn, window=window, scale=0.4, rate=0.0, drop=None)
     function = jax.grad(lambda *x: run(*x).astype(jnp.float32).sum(), argnums=(0, 1, 2)) if backward else run
     program = jax.jit(function).trace(q, k, v).lower(lowering_platforms=("cuda",)).as_text().replace("\\22", '"')
     calls = program.count("custom_call @__cudnn$fmha")

@@ -98,7 +98,9 @@ def test_scanning_the_layers_changes_no_number(config):
 def test_scanning_gives_the_same_dropout():
     config = dataclasses.replace(VARIANTS["all"], num_layers=5, dropout=0.3)
     plain, scanned = (
-        loud(dataclasses.replace(config, scan_layers=scan))(jnp.asarray(text(config)), jax.random.key(0))
+        loud(dataclasses.replace(config, scan_layers=scan))(
+            jnp.asarray(text(config)), jax.random.split(jax.random.key(0), 2)
+        )
         for scan in (False, True)
     )
     np.testing.assert_allclose(plain, scanned, atol=1e-4, rtol=0)
@@ -146,10 +148,14 @@ def test_every_field_changes_what_it_should(field):
         return {name: leaf.shape for name, leaf in named_parameters(abstract_model(config)).items()}
 
     def program(config):
-        return jax.jit(lambda model, tokens: model(tokens, jax.random.key(0))).trace(loud(config), text(config)).jaxpr
+        return (
+            jax.jit(lambda model, tokens: model(tokens, jax.random.split(jax.random.key(0), 2)))
+            .trace(loud(config), text(config))
+            .jaxpr
+        )
 
     def output(config):
-        return loud(config)(jnp.asarray(text(config)), jax.random.key(0))
+        return loud(config)(jnp.asarray(text(config)), jax.random.split(jax.random.key(0), 2))
 
     assert (shapes(before) != shapes(after)) == (shows == "parameters")
     if shows != "parameters":

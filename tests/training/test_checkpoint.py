@@ -10,8 +10,8 @@ import pytest
 from jaxgpt.model.gpt import named_parameters
 from jaxgpt.training.checkpoint import Checkpoints, by_path, from_paths
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.optimizer import make_optimizer
-from jaxgpt.training.step import TrainState
+from jaxgpt.training.sharding import one_device
+from jaxgpt.training.step import TrainState, first_state
 from tests.variants import BASELINE, loud
 
 # Orbax leaves coroutines unfinished where it fails.
@@ -25,9 +25,8 @@ CONFIG = TrainConfig(model=dataclasses.replace(BASELINE, num_layers=1, context_l
 
 def state(step: int) -> TrainState:
     """A state that differs from step to step in every part."""
-    model = jax.tree.map(lambda leaf: leaf + jnp.float32(step), loud(CONFIG.model))
-    moments = make_optimizer(CONFIG.optimizer, CONFIG.steps).init(model)
-    return TrainState(jnp.int32(step), model, jax.tree.map(lambda leaf: leaf + jnp.asarray(step, leaf.dtype), moments))
+    first = first_state(CONFIG, loud(CONFIG.model))
+    return jax.tree.map(lambda leaf: leaf + jnp.asarray(step, leaf.dtype), first._replace(usual_loss=jnp.float32(0)))
 
 
 def save(folder, losses: dict[int, float], keep: int = 1) -> None:
@@ -62,7 +61,7 @@ def test_as_many_of_the_latest_are_kept_as_asked_for(tmp_path):
 @pytest.mark.parametrize("step", [2, 4])
 def test_a_state_is_restored_to_the_bit(folder, step):
     with Checkpoints(folder) as checkpoints:
-        found = checkpoints.restore_state(CONFIG, step)
+        found = checkpoints.restore_state(CONFIG, step, one_device())
         model = checkpoints.restore_model(CONFIG.model, step)
     assert jax.tree.structure(found) == jax.tree.structure(state(step))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(state(step)), strict=True):
@@ -85,15 +84,15 @@ def test_a_truncated_checkpoint_is_one_clear_error_and_the_others_stay_usable(fo
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
     with Checkpoints(damaged) as checkpoints:
         with pytest.raises(ValueError, match=r"checkpoints/4 cannot be restored.*there are steps \[2, 4\]"):
-            checkpoints.restore_state(CONFIG, 4)
-        assert int(checkpoints.restore_state(CONFIG, 2).step) == 2
+            checkpoints.restore_state(CONFIG, 4, one_device())
+        assert int(checkpoints.restore_state(CONFIG, 2, one_device()).step) == 2
 
 
 def test_a_checkpoint_that_misses_a_part_is_one_clear_error(folder, tmp_path):
     damaged = shutil.copytree(folder, tmp_path / "checkpoints")
     shutil.rmtree(damaged / "4" / "training")
     with Checkpoints(damaged) as checkpoints, pytest.raises(ValueError, match="checkpoints/4 cannot be restored"):
-        checkpoints.restore_state(CONFIG, 4)
+        checkpoints.restore_state(CONFIG, 4, one_device())
 
 
 @pytest.mark.parametrize(

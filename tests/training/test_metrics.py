@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import struct
@@ -9,7 +10,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from jaxgpt.data import CharTokenizer
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.metrics import MetricsLog, Reporter, check_finite
+from jaxgpt.training.metrics import BadNumbers, MetricsLog, Reporter
 from jaxgpt.training.run import Run
 from jaxgpt.training.step import Metrics
 
@@ -41,7 +42,8 @@ def reporter(tmp_path):
 
 
 def metrics(loss: float = 2.0) -> Metrics:
-    return Metrics(jnp.float32(loss), jnp.float32(0.5), jnp.float32(0.25))
+    bad = jnp.bool(not math.isfinite(loss))
+    return Metrics(jnp.float32(loss), jnp.float32(0.5), jnp.float32(0.25), jnp.int32(0), bad)
 
 
 def test_a_line_goes_to_the_file_and_to_tensorboard(tmp_path):
@@ -54,7 +56,7 @@ def test_a_line_goes_to_the_file_and_to_tensorboard(tmp_path):
 def test_a_line_has_the_fields_of_the_contract(reporter, tmp_path):
     reporter.report(1, metrics())
     reporter.report(2, metrics(), 3.0)
-    fields = {"step", "loss", "tokens_per_second", "learning_rate", "grad_norm"}
+    fields = {"step", "loss", "tokens_per_second", "learning_rate", "grad_norm", "skipped"}
     assert [line.keys() for line in written(tmp_path)] == [fields, fields | {"val_loss"}]
     assert all(line["tokens_per_second"] > 0 for line in written(tmp_path))
 
@@ -69,10 +71,31 @@ def test_steps_that_are_undone_by_resuming_leave_the_file(tmp_path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["loss", "grad_norm", "val_loss"])
-def test_a_number_that_is_not_finite_is_an_error_that_names_the_step(name, value):
-    check_finite(LINE)
-    with pytest.raises(ValueError, match=f"{name} is {value} at step 3: training stopped"):
-        check_finite({**LINE, name: value})
+def test_a_number_that_is_not_finite_is_an_error_that_names_the_step(reporter, tmp_path, name, value):
+    told, val_loss = metrics(), 3.0
+    if name == "val_loss":
+        val_loss = value
+    else:
+        told = told._replace(**{name: jnp.float32(value), "bad": jnp.bool(True)})
+    with pytest.raises(BadNumbers, match=f"{name} is {value} (at|after) step 3: training stopped") as bad:
+        reporter.report(3, told, val_loss)
+    assert bad.value.step == 3
+    assert written(tmp_path) == []
+
+
+def test_a_jump_of_the_loss_is_told_as_one(reporter):
+    with pytest.raises(BadNumbers, match="loss jumped to 9.000 at step 3"):
+        reporter.report(3, metrics(9.0)._replace(bad=jnp.bool(True)))
+
+
+def test_a_skipped_step_is_counted_and_leaves_no_number_that_json_lacks(tmp_path):
+    run = Run(tmp_path, dataclasses.replace(CONFIG, on_nonfinite="skip"), CharTokenizer("a"), "")
+    with Reporter(run, 0, Console(quiet=True)) as reporter:
+        reporter.report(1, metrics(math.nan)._replace(skipped=jnp.int32(1)), 3.0)
+    (line,) = written(tmp_path)
+    assert line["skipped"] == 1
+    assert line["loss"] is None
+    assert line["val_loss"] == 3.0
 
 
 def test_a_step_between_two_lines_is_checked_too(tmp_path, reporter):

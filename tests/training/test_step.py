@@ -1,5 +1,5 @@
 import dataclasses
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,15 @@ import pytest
 
 from jaxgpt.model.gpt import named_parameters
 from jaxgpt.training.config import OptimizerConfig, TrainConfig
-from jaxgpt.training.optimizer import make_optimizer
+from jaxgpt.training.parallel import loss_and_grads
+from jaxgpt.training.sharding import one_device
 from jaxgpt.training.step import (
     TrainState,
-    _dropout_key,
     abstract_state,
     describe_attention,
+    dropout_keys,
+    first_state,
     initial_state,
-    loss_and_grads,
     make_step,
     train_step,
 )
@@ -26,15 +27,16 @@ MODEL = dataclasses.replace(BASELINE, context_length=16, num_layers=1)
 CONFIG = TrainConfig(model=MODEL, optimizer=OptimizerConfig(1e-2, 1e-3, warmup_steps=2), steps=12, batch_size=4)
 DROPPING = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, dropout=0.5))
 
-loss_and_gradients = quick(loss_and_grads, static_argnames="microbatches")
-step_with = quick(train_step, static_argnames="config")
+ALONE = one_device()
+loss_and_gradients = quick(partial(loss_and_grads, config=CONFIG, mesh=ALONE))
+step_with = quick(partial(train_step, mesh=ALONE), static_argnames="config")
 
 
 @cache
 def step():
     """CONFIG's step as the loop runs it."""
     options = {"xla_backend_optimization_level": 0}
-    return make_step(CONFIG).lower(abstract_state(CONFIG), batch(0)).compile(compiler_options=options)
+    return make_step(CONFIG, ALONE).lower(abstract_state(CONFIG, ALONE), batch(0)).compile(compiler_options=options)
 
 
 def batch(number: int) -> np.ndarray:
@@ -43,8 +45,7 @@ def batch(number: int) -> np.ndarray:
 
 def loud_state(config: TrainConfig = CONFIG) -> TrainState:
     """A state before the first update, of loud weights; a copy, since a step uses it up."""
-    model = jax.tree.map(jnp.copy, loud(config.model))
-    return TrainState(jnp.int32(0), model, make_optimizer(config.optimizer, config.steps).init(model))
+    return first_state(config, jax.tree.map(jnp.copy, loud(config.model)))
 
 
 def mean_gradient(state: TrainState):
@@ -76,7 +77,7 @@ def test_microbatches_give_the_loss_the_gradient_and_the_update_of_the_batch():
 
 
 def test_a_step_applies_the_gradient_of_the_loss_once():
-    loss, grads = loss_and_gradients(loud(MODEL), batch(0), None, microbatches=1)
+    loss, grads = loss_and_gradients(loud(MODEL), batch(0))
     norm = float(np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads))))
     state, metrics = step()(loud_state(), batch(0))
     assert float(metrics.loss) == pytest.approx(float(loss), abs=1e-6)
@@ -108,7 +109,7 @@ def test_a_step_reuses_the_memory_of_the_state_given_to_it():
 
 
 def test_steps_learn_a_batch_and_leave_the_padding_rows_of_the_table_zero():
-    state, losses = initial_state(CONFIG), []
+    state, losses = initial_state(CONFIG, ALONE), []
     for _ in range(CONFIG.steps):
         state, metrics = step()(state, batch(0))
         losses.append(float(metrics.loss))
@@ -120,15 +121,15 @@ def test_steps_learn_a_batch_and_leave_the_padding_rows_of_the_table_zero():
     assert table[: MODEL.vocab_size].any(axis=1).all()
 
 
-def test_dropout_is_a_function_of_seed_and_step():
-    def drawn(seed: int, number: int) -> tuple:
-        key = _dropout_key(dataclasses.replace(DROPPING, seed=seed), jnp.int32(number))
-        return tuple(jax.random.key_data(key).tolist())
+def test_what_is_dropped_is_a_function_of_seed_step_and_row():
+    def drawn(seed: int, number: int) -> list[tuple]:
+        keys = dropout_keys(dataclasses.replace(DROPPING, seed=seed), jnp.int32(number), rows=4)
+        return [tuple(key) for key in jax.random.key_data(keys).tolist()]
 
-    keys = {drawn(seed, number) for seed in (0, 1) for number in (0, 1, 2)}
-    assert len(keys) == 6
-    assert drawn(1, 2) in keys
-    assert _dropout_key(CONFIG, jnp.int32(0)) is None
+    keys = {key for seed in (0, 1) for number in (0, 1, 2) for key in drawn(seed, number)}
+    assert len(keys) == 2 * 3 * 4
+    assert set(drawn(1, 2)) <= keys
+    assert dropout_keys(CONFIG, jnp.int32(0), rows=4) is None
 
 
 @pytest.mark.parametrize("number", [0, 3])
@@ -136,21 +137,25 @@ def test_a_step_drops_by_its_own_number(monkeypatch, number):
     class Asked(Exception):  # noqa: N818  no error
         pass
 
-    def ask(model, tokens, key, *rest):
-        raise Asked(jax.random.key_data(key).tolist())
+    def ask(model, tokens, keys, *_, **__):
+        raise Asked(jax.random.key_data(keys).tolist())
 
     monkeypatch.setattr("jaxgpt.training.step.loss_and_grads", ask)
     with pytest.raises(Asked) as asked:
-        train_step(loud_state(DROPPING)._replace(step=jnp.int32(number)), batch(0), config=DROPPING)
-    expected = jax.random.fold_in(jax.random.key(DROPPING.seed), number)
+        train_step(loud_state(DROPPING)._replace(step=jnp.int32(number)), batch(0), config=DROPPING, mesh=ALONE)
+    expected = dropout_keys(DROPPING, jnp.int32(number), CONFIG.batch_size)
     assert asked.value.args[0] == jax.random.key_data(expected).tolist()
 
 
-def test_each_microbatch_has_a_dropout_key_of_its_own():
-    key = jax.random.key(0)
-    loss, _ = loss_and_grads({"w": jnp.zeros(1)}, batch(0), key, 2, lambda model, tokens, key: jax.random.uniform(key))
-    drawn = [float(jax.random.uniform(jax.random.fold_in(key, index))) for index in range(2)]
-    assert float(loss) == pytest.approx(sum(drawn) / 2)
+def test_a_row_drops_the_same_in_any_microbatch():
+    losses = [
+        float(
+            step_with(loud_state(DROPPING), batch(0), config=dataclasses.replace(DROPPING, microbatches=count))[1].loss
+        )
+        for count in (1, 2, 4)
+    ]
+    assert losses == pytest.approx([losses[0]] * 3, abs=1e-6)
+    assert abs(losses[0] - float(step()(loud_state(), batch(0))[1].loss)) > 1e-3
 
 
 def test_the_attention_that_runs_is_named():

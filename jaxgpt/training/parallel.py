@@ -1,0 +1,117 @@
+"""The loss and its gradient on a mesh: what is gathered, what is scattered, what is reduced.
+
+Each device computes its own rows of the batch. Along fsdp it holds a part of each parameter (ZeRO, Rajbhandari et al.
+2020): a block's parts are gathered before use, and its gradient goes back to the parts as it is summed. Along data
+devices hold the same, and gradients are summed once, after the last microbatch.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, Int
+
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.layers import RandomKeys
+from jaxgpt.model.loss import distillation_loss, next_token_loss
+from jaxgpt.model.remat import Remat
+from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.gather import Gatherer
+from jaxgpt.training.sharding import batch_axes, parameter_specs
+
+Loss = Callable[[GPT, Int[Array, "B S"], RandomKeys], Float[Array, ""]]
+
+
+def loss_and_grads(
+    model: GPT,
+    tokens: Int[Array, "B S"],
+    keys: RandomKeys = None,
+    teacher: GPT | None = None,
+    *,
+    config: TrainConfig,
+    mesh: Mesh,
+) -> tuple[Float[Array, ""], GPT]:
+    """Mean loss over the batch in nats per token, and its gradient, cut like the model.
+
+    With keys, dropout. With a teacher, the loss is the divergence from its distributions.
+    """
+    specs, rows = parameter_specs(model, mesh), P(batch_axes(mesh) or None)
+    inputs = (specs, rows, rows, None if teacher is None else parameter_specs(teacher, mesh))
+    local = partial(_local, specs=specs, config=config, mesh=mesh)
+    return jax.shard_map(local, mesh=mesh, in_specs=inputs, out_specs=(P(), specs))(model, tokens, keys, teacher)
+
+
+def _local(
+    shards: GPT, tokens: Array, keys: RandomKeys, teacher: GPT | None, *, specs: GPT, config: TrainConfig, mesh: Mesh
+) -> tuple[Array, GPT]:
+    """What one device does with its shards and its rows."""
+    axes, gatherer = batch_axes(mesh), Gatherer(shards.config, mesh, config.grad_dtype)
+    shards = jax.tree.map(partial(_own, axes=axes), shards, specs)
+    if config.zero == 1:
+        loss = make_loss(config, mesh, teacher)
+        total, grads = _accumulated(loss, gatherer.everything(shards), tokens, keys, config.microbatches)
+        grads = gatherer.scattered(grads)
+    else:
+        loss = make_loss(config, mesh, teacher, gatherer)
+        total, grads = _accumulated(loss, shards, tokens, keys, config.microbatches)
+    grads = jax.tree.map(partial(_reduced, axes=axes, dtype=config.grad_dtype), grads, specs)
+    return jax.tree.map(lambda summed: summed / mesh.size, (jax.lax.psum(total, axes), grads))
+
+
+def mean_loss(model: GPT, tokens: Int[Array, "B S"], *, config: TrainConfig, mesh: Mesh) -> Float[Array, ""]:
+    """Mean loss over the batch in nats per token; no dropout, no gradient."""
+
+    def local(shards: GPT, tokens: Array) -> Array:
+        gatherer = Gatherer(shards.config, mesh, config.grad_dtype)
+        loss = next_token_loss(gatherer.tables(shards), tokens, ready=gatherer.block)
+        return jax.lax.psum(loss, batch_axes(mesh)) / mesh.size
+
+    inputs = (parameter_specs(model, mesh), P(batch_axes(mesh) or None))
+    return jax.shard_map(local, mesh=mesh, in_specs=inputs, out_specs=P())(model, tokens)
+
+
+def make_loss(config: TrainConfig, mesh: Mesh, teacher: GPT | None, gatherer: Gatherer | None = None) -> Loss:
+    """The loss of one microbatch on one device, of a model that is whole, or that a gatherer makes whole."""
+    remat: Remat = "none" if config.remat == "auto" else config.remat
+    if gatherer and config.zero == 3 and remat == "none":
+        remat = "parameters"  # gathered again for the backward pass
+    strategy: dict[str, Any] = {"remat": remat} | ({"ready": gatherer.block} if gatherer else {})
+    loss: Callable[..., Array] = partial(next_token_loss, **strategy)
+    if teacher is not None:
+        whole = Gatherer(teacher.config, mesh, config.grad_dtype)
+        loss = partial(distillation_loss, whole.tables(teacher), teacher_ready=whole.block, **strategy)
+    return lambda model, tokens, keys: loss(gatherer.tables(model) if gatherer else model, tokens, keys)
+
+
+def _accumulated(
+    loss: Loss, model: GPT, tokens: Array, keys: RandomKeys, microbatches: int
+) -> tuple[Float[Array, ""], GPT]:
+    """The mean loss and gradient over microbatches computed one after another, summed in float32."""
+    value_and_grad = jax.value_and_grad(loss)
+    if microbatches == 1:
+        return value_and_grad(model, tokens, keys)
+
+    def add(sums: tuple[Array, GPT], piece: tuple[Array, RandomKeys]) -> tuple[tuple[Array, GPT], None]:
+        return jax.tree.map(jnp.add, sums, value_and_grad(model, *piece)), None
+
+    pieces = jax.tree.map(lambda rows: rows.reshape(microbatches, -1, *rows.shape[1:]), (tokens, keys))
+    zeros = (jnp.zeros_like(tokens, jnp.float32, shape=()), jax.tree.map(jnp.zeros_like, model))
+    sums, _ = jax.lax.scan(add, zeros, pieces)
+    return jax.tree.map(lambda total: total / microbatches, sums)
+
+
+def _own(leaf: Array, spec: P, axes: tuple[str, ...]) -> Array:
+    """The same numbers, as each device's own: differentiation then leaves the reduction to us."""
+    shared_over = tuple(axis for axis in axes if axis not in spec)
+    return jax.lax.pcast(leaf, shared_over, to="varying") if shared_over else leaf
+
+
+def _reduced(gradient: Array, spec: P, axes: tuple[str, ...], dtype: str) -> Array:
+    """Summed over the mesh axes that do not cut it, in `dtype` between devices and float32 at rest."""
+    summed_over = tuple(axis for axis in axes if axis not in spec)
+    return jax.lax.psum(gradient.astype(dtype), summed_over).astype(jnp.float32) if summed_over else gradient
