@@ -20,12 +20,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import tyro
+from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments import gpu_decode
 from experiments.compiled import AS_IT_IS, facts, h200, missing
 from jaxgpt.model.attention import compiling_for
 from jaxgpt.model.loss import GPU_CHUNK
 from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.sharding import batch_axes, make_mesh
 from jaxgpt.training.step import abstract_state, make_step
 
 REPORT = Path(__file__).parent / "results" / "gpu_report.json"
@@ -92,15 +94,14 @@ def main(arguments: Arguments) -> None:
 
 
 def train_step_facts(row: Row) -> dict[str, Any]:
-    """What the compiled step does. For several devices, a mesh of h200(8) would take this one's place."""
+    """What the compiled step does on one device."""
     config = step_config(row)
-    device = jax.sharding.SingleDeviceSharding(h200()[0])
-    state = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract_state(config)
-    )
-    tokens = jax.ShapeDtypeStruct((row.batch, row.length + 1), jnp.int32, sharding=device)
+    mesh = make_mesh(config.mesh, h200())
+    state = abstract_state(config, mesh)
+    place = NamedSharding(mesh, PartitionSpec(batch_axes(mesh) or None))
+    tokens = jax.ShapeDtypeStruct((row.batch, row.length + 1), jnp.int32, sharding=place)
     with compiling_for("cuda"):
-        compiled = make_step(config).lower(state, tokens).compile(AS_IT_IS)
+        compiled = make_step(config, mesh).lower(state, tokens).compile(AS_IT_IS)
     logits = {int(n) for n in re.findall(rf"f32\[(\d+),{config.model.padded_vocab_size}\]", compiled.as_text())}
     return {
         "batch": row.batch,
