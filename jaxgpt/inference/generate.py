@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
 from jaxgpt.config import GPTConfig
+from jaxgpt.inference.weights import for_decoding
 from jaxgpt.model.cache import Cache, empty_cache
 from jaxgpt.model.gpt import GPT
 
@@ -102,6 +103,7 @@ def _decode(
         stopped, out = choose(step, logits, stopped, out)
         return step + 1, stopped, out, cache
 
+    model = for_decoding(model)
     out = jnp.full((len(position), count), stop_token, jnp.int32)
     stopped, out = choose(jnp.int32(0), logits, jnp.zeros(len(position), bool), out)
     _, _, out, cache = jax.lax.while_loop(going, advance, (jnp.int32(1), stopped, out, cache))

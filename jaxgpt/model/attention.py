@@ -4,7 +4,9 @@ Every backend computes the same function: query t sees the keys max(0, t - W + 1
 key-value head n // (N / K).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -17,6 +19,8 @@ from jaxgpt.model.layers import RandomKeys, dropout
 
 Queries = Float[Array, "B T N H"]
 Keys = Float[Array, "B S K H"]
+
+_platform: ContextVar[str | None] = ContextVar("platform", default=None)
 
 MASKED = jnp.finfo(jnp.float32).min
 """The score of a key that must not be seen. Finite, so that a padding row without any key gives no NaN."""
@@ -91,6 +95,29 @@ def cudnn(q: Queries, k: Keys, v: Keys, *, window: int | None, scale: float, rat
 BACKENDS: dict[str, Callable[..., Array]] = {"xla": xla, "banded": banded, "cudnn": cudnn}
 
 
+def target_platform() -> str:
+    """What the program being traced will run on: the default backend, unless `compiling_for` says otherwise."""
+    return _platform.get() or jax.default_backend()
+
+
+def on_gpu(platform: str | None = None) -> bool:
+    """Whether that is an NVIDIA GPU."""
+    return (platform or target_platform()) in ("gpu", "cuda")
+
+
+@contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+    """Within, models are traced for `platform` ("cuda", "cpu"), as when compiling for devices that are not here.
+
+    jax.jit does not know of it: inside, trace a function that was jitted anew.
+    """
+    before = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(before)
+
+
 def choose(
     name: Backend, *, platform: str, dtype: str, head_dim: int, window: int | None, length: int, dropout: float
 ) -> str:
@@ -106,7 +133,7 @@ def choose(
 
 
 def _cudnn_refusal(platform: str, dtype: str, head_dim: int, dropout: float) -> str | None:
-    if platform not in ("gpu", "cuda"):
+    if not on_gpu(platform):
         return f"the platform is {platform}, not an NVIDIA GPU"
     if dtype != "bfloat16":
         return f"dtype={dtype} is not bfloat16"

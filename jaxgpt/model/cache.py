@@ -19,7 +19,8 @@ class LayerCache(NamedTuple):
     key: Float[Array, "B S K H"]
     value: Float[Array, "B S K H"]
     position: Int[Array, "B S"]
-    """The position of the token in each slot; negative: the slot is empty or holds padding."""
+    """The position of the token in each slot; negative: the slot is empty or holds padding. [B, 0] where an earlier
+    layer has as many slots and so the same positions (on a GPU, a kernel less for each layer and token)."""
 
 
 class Cache(NamedTuple):
@@ -40,7 +41,24 @@ def empty_cache(config: GPTConfig, batch: int, capacity: int) -> Cache:
         zeros = jnp.zeros(shape, config.dtype)
         return LayerCache(zeros, zeros, jnp.full((batch, slots), -1, jnp.int32))
 
-    return Cache(tuple(layer(window) for window in config.windows), jnp.int32(0))
+    return sharing_positions(Cache(tuple(layer(window) for window in config.windows), jnp.int32(0)))
+
+
+def sharing_positions(cache: Cache) -> Cache:
+    """Layers with equally many slots hold the same positions: only the first of them keeps them."""
+    seen: set[int] = set()
+    layers = []
+    for layer in cache.layers:
+        slots = layer.key.shape[1]
+        layers.append(layer._replace(position=layer.position[:, :0]) if slots in seen else layer)
+        seen.add(slots)
+    return Cache(tuple(layers), cache.length)
+
+
+def with_all_positions(cache: Cache) -> Cache:
+    """The same cache with the positions in every layer."""
+    held = {layer.key.shape[1]: layer.position for layer in cache.layers if layer.position.size}
+    return Cache(tuple(layer._replace(position=held[layer.key.shape[1]]) for layer in cache.layers), cache.length)
 
 
 def write(
@@ -51,7 +69,7 @@ def write(
     column: Int[Array, ""],
 ) -> LayerCache:
     """Store T new tokens from `column` on; of more than S, the last S."""
-    slots = cache.position.shape[1]
+    slots = cache.key.shape[1]
     new = LayerCache(k, v, positions)
     if k.shape[1] == 1:  # decoding: one slot, in place
         start = column % slots

@@ -10,8 +10,9 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.attention import BACKENDS, attend, choose, visible
-from jaxgpt.model.cache import Cache, LayerCache, write
+from jaxgpt.model.attention import BACKENDS, attend, choose, on_gpu, target_platform, visible
+from jaxgpt.model.cache import Cache, LayerCache, sharing_positions, with_all_positions, write
+from jaxgpt.model.frugal import FEWEST_ROWS, apart, arrived, keeping_its_input, with_rows
 from jaxgpt.model.layers import LayerNorm, Linear, RandomKeys, dropout, fold_keys, split_keys
 from jaxgpt.model.remat import Ready, Remat, as_it_is, recomputed
 from jaxgpt.model.rotary import rotate
@@ -19,10 +20,10 @@ from jaxgpt.model.rotary import rotate
 INIT_STDDEV = 0.02
 POSITION_STDDEV = 0.01
 ACTIVATIONS = {
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": keeping_its_input(lambda x: jax.nn.gelu(x, approximate=True)),
+    "gelu": keeping_its_input(lambda x: jax.nn.gelu(x, approximate=False)),
     "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
+    "silu": keeping_its_input(jax.nn.silu),
 }
 
 
@@ -49,23 +50,24 @@ class Attention(nnx.Module):
         return self.out(backend(q, k, v, window=self.window, scale=self.scale, rate=rate, drop=keys))
 
     def extend(
-        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], cache: LayerCache, column: Int[Array, ""]
-    ) -> tuple[Float[Array, "B T D"], LayerCache]:
-        """Attend to the cache as well: a whole prompt into an empty cache, or one token more."""
-        q, k, v = self._project(x, positions)
+        self, x: Float[Array, "R T D"], positions: Int[Array, "B T"], cache: LayerCache, column: Int[Array, ""]
+    ) -> tuple[Float[Array, "R T D"], LayerCache]:
+        """Attend to the cache as well: a whole prompt into an empty cache, or one token more. Rows past B are idle."""
+        rows = positions.shape[0]
+        q, k, v = (heads[:rows] for heads in self._project(x, with_rows(positions, x.shape[0])))
         cache = write(cache, k, v, positions, column)
         if x.shape[1] == 1:
             k, v, seen = cache.key, cache.value, visible(positions, cache.position, self.window)
         else:  # a ring may already have lost keys that early queries see: use the prompt's own
             seen = visible(positions, positions, self.window)
-        return self.out(attend(q, k, v, seen, scale=self.scale)), cache
+        return self.out(with_rows(attend(q, k, v, seen, scale=self.scale), x.shape[0])), cache
 
     def backend(self, length: int, rate: float = 0.0) -> str:
         """The name of the backend that runs on a text of `length` tokens here."""
         c = self.config
         return choose(
             c.attention,
-            platform=jax.default_backend(),
+            platform=target_platform(),
             dtype=c.dtype,
             head_dim=c.head_dim,
             window=self.window,
@@ -74,7 +76,7 @@ class Attention(nnx.Module):
         )
 
     def _project(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:
-        q, k, v = self.query(x), self.key(x), self.value(x)
+        q, k, v = (project(x) for project, x in zip((self.query, self.key, self.value), apart(x, 3), strict=True))
         if self.config.position == "rotary":
             q, k = (rotate(heads, positions, self.config.rope_theta) for heads in (q, k))
         return q, k, v
@@ -107,12 +109,12 @@ class Block(nnx.Module):
         self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: RandomKeys = None
     ) -> Float[Array, "B T D"]:
         weights, first, second = split_keys(keys, 3)
-        x = x + dropout(self.attn(self.attn_norm(x), positions, weights), self.rate, first)
-        return x + dropout(self.mlp(self.mlp_norm(x)), self.rate, second)
+        x = x + dropout(arrived(self.attn(self.attn_norm(x), positions, weights)), self.rate, first)
+        return x + dropout(arrived(self.mlp(self.mlp_norm(x))), self.rate, second)
 
     def extend(
-        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], cache: LayerCache, column: Int[Array, ""]
-    ) -> tuple[Float[Array, "B T D"], LayerCache]:
+        self, x: Float[Array, "R T D"], positions: Int[Array, "B T"], cache: LayerCache, column: Int[Array, ""]
+    ) -> tuple[Float[Array, "R T D"], LayerCache]:
         """The same for text that goes on from a cache."""
         mixed, cache = self.attn.extend(self.attn_norm(x), positions, cache, column)
         x = x + mixed
@@ -156,12 +158,14 @@ class GPT(nnx.Module):
         A negative position marks padding on the left. Returns the logits after the last token, and the cache.
         The caller checks the length (`empty_cache` does).
         """
-        x, layers = self.embedded(tokens, positions), []
-        for block, layer in zip(self.blocks, cache.layers, strict=True):
+        x, layers = arrived(self.embedded(tokens, positions)), []
+        if tokens.shape[1] == 1 and on_gpu():
+            x = with_rows(x, FEWEST_ROWS)
+        for block, layer in zip(self.blocks, with_all_positions(cache).layers, strict=True):
             x, layer = block.extend(x, positions, layer, cache.length)
             layers.append(layer)
-        cache = Cache(tuple(layers), cache.length + tokens.shape[1])
-        return self.logits(self.norm(x[:, -1:]))[:, 0], cache
+        cache = sharing_positions(Cache(tuple(layers), cache.length + tokens.shape[1]))
+        return self.logits(self.norm(x[:, -1:]))[: len(tokens), 0], cache
 
     def embedded(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """The token's row of the table, plus the position's where positions are learned."""
@@ -172,8 +176,9 @@ class GPT(nnx.Module):
 
     def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Scores over the vocabulary in float32; the table's padding rows are cut off."""
-        table = self.output_table[: self.config.vocab_size].astype(x.dtype)
-        return jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
+        table = self.output_table.astype(x.dtype)
+        logits = jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
+        return logits[..., : self.config.vocab_size]
 
     @property
     def output_table(self) -> Float[Array, "V D"]:

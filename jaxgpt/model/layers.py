@@ -1,5 +1,6 @@
 """The parts every block shares: a linear map, LayerNorm, dropout."""
 
+import math
 from functools import partial
 
 import jax
@@ -7,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jaxtyping import Float, Key, Shaped
+
+from jaxgpt.model.frugal import layer_norm
 
 RandomKeys = Key[Array, " B"] | None
 """A random key for each sequence, so that what is dropped does not depend on where or beside which others it is
@@ -24,8 +27,12 @@ class Linear(nnx.Module):
         self.num_inputs = len(into)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), axes=self.num_inputs)
-        return y if self.bias is None else y + spread(self.bias[...].astype(x.dtype), y.ndim)
+        batch, out = x.shape[: x.ndim - self.num_inputs], self.kernel.shape[self.num_inputs :]
+        rows, columns = math.prod(batch), math.prod(out)  # as matrices: a bias of rank 1 is then part of the product
+        y = x.reshape(rows, -1) @ self.kernel[...].astype(x.dtype).reshape(-1, columns)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(x.dtype).reshape(1, columns)
+        return y.reshape(*batch, *out)
 
 
 class LayerNorm(nnx.Module):
@@ -37,13 +44,8 @@ class LayerNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(axis=-1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.epsilon) * spread(self.scale[...], x.ndim)
-        if self.bias is not None:
-            y = y + spread(self.bias[...], x.ndim)
-        return y.astype(x.dtype)
+        bias = None if self.bias is None else self.bias[...]
+        return layer_norm(x.reshape(-1, x.shape[-1]), self.scale[...], bias, self.epsilon).reshape(x.shape)
 
 
 def spread(parameter: Float[Array, "..."], ndim: int) -> Float[Array, "..."]:

@@ -8,8 +8,9 @@ from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.attention import BACKENDS, choose, cudnn
-from jaxgpt.model.gpt import Attention
+from jaxgpt.model.attention import BACKENDS, choose, compiling_for, cudnn
+from jaxgpt.model.gpt import Attention, abstract_model
+from jaxgpt.model.loss import next_token_loss
 from tests import reference
 from tests.variants import loud, text
 
@@ -115,6 +116,28 @@ def test_cudnn_is_told_to_be_causal_and_how_far_to_look_back(window, backward, i
     assert program.count(f'"sliding_window_length": {window or 0}') == calls
     assert program.count('"fmha_scale": 0.4') == calls
     assert "64x64" not in program
+
+
+def test_a_model_compiled_for_cuda_has_cudnn_in_every_layer(imagined_gpu):
+    config = GPTConfig.preset("tiny", num_layers=3, d_model=32, dtype="bfloat16", window=(8, None, 4))
+    model, tokens = abstract_model(config), jax.ShapeDtypeStruct((2, 25), jnp.int32)
+    with compiling_for("cuda"):
+        traced = jax.jit(jax.value_and_grad(next_token_loss)).trace(model, tokens)
+    program = traced.lower(lowering_platforms=("cuda",)).as_text().replace("\\22", '"')
+    assert program.count("custom_call @__cudnn$fmhaSoftmaxBackward(") == 3
+    assert program.count("custom_call @__cudnn$fmha") == 6
+    assert [program.count(f'"sliding_window_length": {window}') for window in (0, 4, 8)] == [2, 2, 2]
+    assert "24x24" not in program  # nowhere all scores
+
+
+def test_compiling_for_a_platform_ends_with_its_block():
+    attn = abstract_model(GPTConfig.preset("tiny", dtype="bfloat16")).blocks[0].attn
+    with compiling_for("cuda"):
+        assert attn.backend(16) == "cudnn"
+        with compiling_for("cpu"):
+            assert attn.backend(16) == "xla"
+        assert attn.backend(16) == "cudnn"
+    assert attn.backend(16) == "xla"
 
 
 GOOD = {"platform": "gpu", "dtype": "bfloat16", "head_dim": 64, "window": None, "length": 100, "dropout": 0.0}

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model.cache import empty_cache, write
+from jaxgpt.model.attention import compiling_for
+from jaxgpt.model.cache import empty_cache, with_all_positions, write
 from tests.variants import BASELINE, VARIANTS, each_variant, logits, loud, text
 
 WINDOWED = dataclasses.replace(BASELINE, window=(5, None), num_kv_heads=2)
@@ -44,6 +45,25 @@ def test_reading_on_from_a_cache_gives_the_logits_of_the_whole_text(config, prom
         step, cache = loud(config).extend(tokens[:, start:stop], positions[:, start:stop], cache)
         np.testing.assert_allclose(step, logits(config)[:, stop - 1], atol=2e-4, rtol=0)
         start = stop
+
+
+def test_idle_rows_on_a_gpu_change_no_number():
+    config = VARIANTS["all"]
+    tokens, positions = jnp.asarray(text(config))[:1], jnp.arange(24)[None]
+    _, cache = loud(config).extend(tokens[:, :13], positions[:, :13], empty_cache(config, 1, 24))
+    for column in range(13, 20):
+        with compiling_for("cuda"):
+            step, cache = loud(config).extend(tokens[:, column, None], positions[:, column, None], cache)
+        assert step.shape == (1, config.vocab_size)
+        np.testing.assert_allclose(step, logits(config)[:1, column], atol=2e-4, rtol=0)
+
+
+def test_positions_are_held_once_for_each_number_of_slots():
+    config = dataclasses.replace(BASELINE, num_layers=5, window=(5, None))
+    held = [layer.position.shape[1] for layer in empty_cache(config, 2, 24).layers]
+    assert held == [5, 24, 0, 0, 0]
+    spread = with_all_positions(empty_cache(config, 2, 24))
+    assert [layer.position.shape[1] for layer in spread.layers] == [5, 24, 5, 24, 5]
 
 
 def test_a_cache_longer_than_the_model_can_read_is_refused():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.model import loss
+from jaxgpt.model.attention import compiling_for
 from jaxgpt.model.loss import cross_entropy, next_token_loss
 from tests.variants import BASELINE, loud, text
 
@@ -16,6 +17,14 @@ V, PADDED, D = 29, 40, 8
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(loss, "CHUNK", 8)
+    monkeypatch.setattr(loss, "GPU_CHUNK", 8)
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def each_form(request):
+    """Runs the test with the loss as each platform computes it."""
+    with compiling_for(request.param):
+        yield
 
 
 def inputs(tokens, dtype=jnp.float32):
@@ -42,7 +51,7 @@ def plain(x, table, targets):
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 8, 9, 17])
-def test_chunked_loss_and_gradients_are_exact(tokens):
+def test_chunked_loss_and_gradients_are_exact(tokens, each_form):
     x, table, targets = inputs(tokens)
     total, d_x, d_table = exact(x, table, targets)
     np.testing.assert_allclose(cross_entropy(x, table, targets, V), total, rtol=1e-6)
@@ -57,7 +66,7 @@ def test_chunked_loss_and_gradients_are_exact(tokens):
     np.testing.assert_allclose(by_table, 3 * auto_table, atol=3e-5)
 
 
-def test_bfloat16_gradients_have_the_right_size():
+def test_bfloat16_gradients_have_the_right_size(each_form):
     x, table, targets = inputs(77, jnp.bfloat16)
     _, d_x, d_table = exact(x, jnp.asarray(table, jnp.bfloat16), targets)
     by_x, by_table = jax.grad(lambda *a: cross_entropy(*a, targets, V) / 77, (0, 1))(x, table)
@@ -68,12 +77,22 @@ def test_bfloat16_gradients_have_the_right_size():
         assert abs((ours * true).sum() / (true * true).sum() - 1) < 1e-3  # 1/77 in bfloat16 is off by 2.7e-3
 
 
-def test_only_one_chunk_of_logits_exists():
+def test_only_one_chunk_of_logits_exists(each_form):
     x, table, targets = inputs(32)
     program = jax.jit(jax.grad(lambda *a: cross_entropy(*a, targets, V), (0, 1))).lower(x, table).compile().as_text()
     sizes = {int(np.prod([int(n) for n in dims.split(",")])) for dims in re.findall(r"f32\[([\d,]+)\]", program)}
     assert 8 * PADDED in sizes
     assert max(sizes) == max(8 * PADDED, PADDED * D, 32 * D)
+
+
+def test_on_a_gpu_nothing_is_scattered_and_no_float32_logits_are_multiplied():
+    x, table, targets = inputs(32, jnp.bfloat16)
+    with compiling_for("cuda"):
+        program = jax.jit(jax.grad(lambda *a: cross_entropy(*a, targets, V), (0, 1))).lower(x, table).as_text()
+    assert "scatter" not in program
+    products = re.findall(r"stablehlo.dot_general.*: \((.*)\) ->", program)
+    assert len(products) == 3
+    assert not any("f32" in product.replace("bf16", "") for product in products)
 
 
 def test_the_training_loss_is_the_mean_over_next_tokens():

@@ -1,0 +1,159 @@
+"""What would the training step do on an H200? Read from the program compiled for one, without one.
+
+    make gpu-report
+
+It installs CUDA's compiler (extra gpu-compile) into an environment of its own, .venv-gpu: where there is no GPU, jax
+complains of that compiler at every start. Some rows only: JAX_PLATFORMS=cpu .venv-gpu/bin/python -m
+experiments.gpu_report --rows 124M
+
+Each row is compiled for one H200 with bfloat16 arithmetic, float32 state, AdamW, clipping and a donated state, and is
+held to BOUNDS where it has some. What it does not show: time.
+"""
+
+import dataclasses
+import json
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import tyro
+from jax.sharding import NamedSharding, PartitionSpec
+
+from experiments import gpu_decode
+from experiments.compiled import AS_IT_IS, facts, h200, missing
+from jaxgpt.model.attention import compiling_for
+from jaxgpt.model.loss import GPU_CHUNK
+from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.sharding import batch_axes, make_mesh
+from jaxgpt.training.step import abstract_state, make_step
+
+REPORT = Path(__file__).parent / "results" / "gpu_report.json"
+
+
+class Row(NamedTuple):
+    """A training step to compile."""
+
+    preset: str = "gpt2"
+    batch: int = 32
+    length: int = 1024
+    changes: dict[str, Any] = {}  # noqa: RUF012
+
+
+ROWS = {
+    "124M": Row(),
+    "355M": Row("gpt2-medium"),
+    "774M": Row("gpt2-large", batch=16),
+    "1.5B": Row("gpt2-xl", batch=8),
+    "124M, window 256": Row(batch=4, length=8192, changes={"window": 256}),
+    "124M, 4 KV heads": Row(changes={"num_kv_heads": 4}),
+    "124M, rotary": Row(changes={"position": "rotary"}),
+}
+
+BOUNDS = {"124M": {"kernels": 1197, "gigabytes": 102, "temporary_gigabytes": 12.0}}
+"""They only go down. They hold from jax 0.10.2 to 0.12.0.1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Compile training steps for an H200 and report what they would do."""
+
+    rows: tuple[str, ...] = (*ROWS, *gpu_decode.ROWS)
+    """Which rows to compile; the others stay as they are in the report."""
+    write: bool = True
+    """Save the report; else only print."""
+
+
+def main(arguments: Arguments) -> None:
+    """Print and save the rows as they are known. Ends with an error where one is not as it should be."""
+    if reason := missing():
+        raise SystemExit(reason)
+    report = json.loads(REPORT.read_text()) if REPORT.exists() else {"rows": {}}
+    report["environment"] = {name: version(name) for name in ("jax", "jaxlib", "jax-cuda13-plugin", "flax", "optax")}
+    missed = []
+    for name in arguments.rows:
+        if name in ROWS:
+            found = train_step_facts(ROWS[name])
+            print(f"{name}: {describe(found)}", flush=True)
+            missed += [f"{name}: not so: {rule}" for rule, holds in rules(name, found).items() if not holds]
+        else:
+            found = gpu_decode.decode_facts(gpu_decode.ROWS[name])
+            print(
+                "{}: {kernels} kernels, {megabytes} MB, at least {least_megabytes} MB".format(name, **found), flush=True
+            )
+        for key, most in (BOUNDS | gpu_decode.BOUNDS).get(name, {}).items():
+            missed += [f"{name}: {key}: {found[key]} > {most}"] if found[key] > most else []
+        rows = report["rows"] | {name: found}
+        report["rows"] = {name: rows[name] for name in (*ROWS, *gpu_decode.ROWS) if name in rows}
+        if arguments.write:
+            REPORT.write_text(json.dumps(report, indent=1) + "\n")
+    if missed:
+        raise SystemExit("\n".join(missed))
+
+
+def train_step_facts(row: Row) -> dict[str, Any]:
+    """What the compiled step does on one device."""
+    config = step_config(row)
+    mesh = make_mesh(config.mesh, h200())
+    state = abstract_state(config, mesh)
+    place = NamedSharding(mesh, PartitionSpec(batch_axes(mesh) or None))
+    tokens = jax.ShapeDtypeStruct((row.batch, row.length + 1), jnp.int32, sharding=place)
+    with compiling_for("cuda"):
+        compiled = make_step(config, mesh).lower(state, tokens).compile(AS_IT_IS)
+    logits = {int(n) for n in re.findall(rf"f32\[(\d+),{config.model.padded_vocab_size}\]", compiled.as_text())}
+    return {
+        "batch": row.batch,
+        "length": row.length,
+        **facts(compiled),
+        "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
+        "largest_float32_logits": max(logits, default=0),
+        "vocabulary": config.model.padded_vocab_size,
+        "layers": config.model.num_layers,
+    }
+
+
+def step_config(row: Row) -> TrainConfig:
+    """The preset of a row, as it is compiled here."""
+    config = TrainConfig.preset(row.preset)
+    changes = {"dtype": "bfloat16", "attention": "cudnn", "dropout": 0.0, "context_length": row.length, **row.changes}
+    model = dataclasses.replace(config.model, **changes)
+    return dataclasses.replace(config, model=model, batch_size=row.batch, microbatches=1)
+
+
+def describe(found: dict[str, Any]) -> str:
+    """The main numbers on a line."""
+    return (
+        f"{found['batch']} x {found['length']}; {found['kernels']} kernels, {found['gigabytes']} GB, "
+        f"{found['temporary_gigabytes']} GB temporary; attention {found['attention_forward']} forward, "
+        f"{found['attention_backward']} backward, {' '.join(found['masks'])}, windows {found['windows']}; "
+        f"float32 logits of {found['largest_float32_logits']} tokens; {found['loops']} loops; "
+        f"scatters into {', '.join(found['scatters'])}"
+    )
+
+
+def rules(name: str, found: dict[str, Any]) -> dict[str, bool]:
+    """What holds of every step, and whether it does of this one."""
+    layers, vocabulary = found["layers"], found["vocabulary"]
+    tables = [shape for shape in found["scatters"] if f"[{vocabulary}," in shape]
+    return {
+        "every layer's attention is cuDNN's, once forward and once backward": (
+            found["attention_forward"] == found["attention_backward"] == layers
+        ),
+        "every mask is causal, and looks back as far as the window": (
+            found["masks"] == ["CAUSAL"] and found["windows"] == [ROWS[name].changes.get("window", 0)]
+        ),
+        "float32 logits of no more than a chunk": found["largest_float32_logits"] <= GPU_CHUNK,
+        "nothing is scattered over the vocabulary": not any(
+            shape.endswith(f",{vocabulary}]") for shape in found["scatters"]
+        ),
+        "one scatter into the table, the embedding's own gradient": len(tables) <= 1,
+        "no loop but over the chunks of the loss": found["loops"] <= 1,
+        "the whole state is donated": found["donated_bytes"] == found["state_bytes"],
+        "no collectives on one device": not found["collectives"],
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
