@@ -59,12 +59,12 @@ def _walk(bodies: dict[str, list[str]], name: str, times: int) -> Iterator[Colle
         for called in re.findall(r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)", line):
             yield from _walk(bodies, called, times * inner)
         if found := re.search(r"= (.*?) (" + "|".join(KINDS) + r")(-start)?\(", line):
-            yield _collective(line, *found.groups(), times)
+            yield _collective(line, found[1], found[2], is_start=found[3] is not None, times=times)
 
 
-def _collective(line: str, result: str, kind: str, start: str | None, times: int) -> Collective:
+def _collective(line: str, result: str, kind: str, *, is_start: bool, times: int) -> Collective:
     shapes = [(BYTES[dtype], tuple(int(n) for n in axes.split(",") if n)) for dtype, axes in SHAPE.findall(result)]
-    if start and kind in ("all-gather", "collective-permute"):  # its result lists the operands first
+    if is_start and kind in ("all-gather", "collective-permute"):  # its result lists the operands first
         shapes = shapes[len(shapes) // 2 :]
     devices = _group_size(line)
     size = sum(width * math.prod(shape) for width, shape in shapes)

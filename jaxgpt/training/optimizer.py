@@ -1,7 +1,10 @@
-"""AdamW with warm-up, cosine and clipping, put together from optax."""
+"""AdamW with warm-up and cosine, put together from optax."""
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax import Array
+from jaxtyping import Float
 
 from jaxgpt.model.gpt import GPT, path_name
 from jaxgpt.training.config import OptimizerConfig
@@ -23,13 +26,18 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clip, Adam, decay by name, learning rate."""
+    """Adam, decay by name, learning rate, for gradients that are clipped already."""
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(config.beta1, config.beta2),
         optax.add_decayed_weights(config.weight_decay, mask=decayed),
         optax.scale_by_learning_rate(schedule(config, steps)),
     )
+
+
+def clipped(gradients: GPT, norm: Float[Array, ""], most: float) -> GPT:
+    """Gradients of a known norm, scaled down where it is above `most` (Pascanu et al. 2013, section 3.2)."""
+    scale = jnp.minimum(1.0, most / norm)
+    return jax.tree.map(lambda leaf: scale * leaf, gradients)
 
 
 def decayed(model: GPT) -> GPT:

@@ -22,6 +22,7 @@ from jaxgpt.model.loss import distillation_loss, next_token_loss
 from jaxgpt.model.remat import Remat
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.gather import Gatherer
+from jaxgpt.training.norm import global_norm
 from jaxgpt.training.sharding import FSDP, batch_axes, parameter_specs
 
 Loss = Callable[[GPT, Int[Array, "B S"], RandomKeys], Float[Array, ""]]
@@ -35,20 +36,20 @@ def loss_and_grads(
     *,
     config: TrainConfig,
     mesh: Mesh,
-) -> tuple[Float[Array, ""], GPT]:
-    """Mean loss over the batch in nats per token, and its gradient, cut like the model.
+) -> tuple[Float[Array, ""], GPT, Float[Array, ""]]:
+    """Mean loss over the batch in nats per token, its gradient, cut like the model, and the norm of that.
 
     With keys, dropout. With a teacher, the loss is the divergence from its distributions.
     """
     specs, rows = parameter_specs(model, mesh), P(batch_axes(mesh) or None)
     inputs = (specs, rows, rows, None if teacher is None else parameter_specs(teacher, mesh))
     local = partial(_local, specs=specs, config=config, mesh=mesh)
-    return jax.shard_map(local, mesh=mesh, in_specs=inputs, out_specs=(P(), specs))(model, tokens, keys, teacher)
+    return jax.shard_map(local, mesh=mesh, in_specs=inputs, out_specs=(P(), specs, P()))(model, tokens, keys, teacher)
 
 
 def _local(
     shards: GPT, tokens: Array, keys: RandomKeys, teacher: GPT | None, *, specs: GPT, config: TrainConfig, mesh: Mesh
-) -> tuple[Array, GPT]:
+) -> tuple[Array, GPT, Array]:
     """What one device does with its shards and its rows."""
     axes, gatherer = batch_axes(mesh), Gatherer(shards.config, mesh, config.grad_dtype)
     shards = jax.tree.map(partial(_own, axes=axes), shards, specs)
@@ -60,7 +61,8 @@ def _local(
         loss = make_loss(config, mesh, teacher, gatherer)
         total, grads = _accumulated(loss, shards, tokens, keys, config.microbatches)
     grads = jax.tree.map(partial(_reduced, axes=axes, dtype=config.grad_dtype), grads, specs)
-    return jax.tree.map(lambda summed: summed / mesh.size, (jax.lax.psum(total, axes), grads))
+    loss, grads = jax.tree.map(lambda summed: summed / mesh.size, (jax.lax.psum(total, axes), grads))
+    return loss, grads, global_norm(grads, specs)
 
 
 def mean_loss(model: GPT, tokens: Int[Array, "B S"], *, config: TrainConfig, mesh: Mesh) -> Float[Array, ""]:

@@ -17,7 +17,7 @@ from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import GPT, abstract_model
 from jaxgpt.model.layers import RandomKeys
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.optimizer import make_optimizer, schedule
+from jaxgpt.training.optimizer import clipped, make_optimizer, schedule
 from jaxgpt.training.parallel import loss_and_grads
 from jaxgpt.training.sharding import shardings, state_specs
 
@@ -120,11 +120,11 @@ def train_step(
     """The gradient of the mean loss over the batch, and one AdamW update with it. With a teacher, distillation."""
     tx = make_optimizer(config.optimizer, config.steps)
     keys = dropout_keys(config, state.step, tokens.shape[0])
-    loss, grads = loss_and_grads(state.model, tokens, keys, teacher, config=config, mesh=mesh)
+    loss, grads, grad_norm = loss_and_grads(state.model, tokens, keys, teacher, config=config, mesh=mesh)
+    grads = clipped(grads, grad_norm, config.optimizer.clip_norm)
     updates, moments = tx.update(grads, state.moments, state.model)
     model = optax.apply_updates(state.model, updates)
 
-    grad_norm = optax.tree.norm(grads)
     bad = ~jnp.isfinite(loss + grad_norm)
     if config.spike is not None:
         bad = bad | (loss > state.usual_loss + config.spike)

@@ -9,7 +9,7 @@ import pytest
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import abstract_model, named_parameters
 from jaxgpt.training.config import OptimizerConfig
-from jaxgpt.training.optimizer import decayed, make_optimizer, schedule
+from jaxgpt.training.optimizer import clipped, decayed, make_optimizer, schedule
 from tests.runs import quick
 from tests.variants import BASELINE, VARIANTS
 
@@ -74,7 +74,7 @@ def test_the_optimizer_is_adamw_with_clipping_and_decay_by_name(oracle):
     # Norms above and below clip_norm, so that clipping both acts and does not.
     gradients = [weights(1 + t, scale) for t, scale in enumerate((1.0, 0.02, 3.0, 0.05, 1.0))]
     tx = make_optimizer(CONFIG, STEPS)
-    update = quick(tx.update)
+    update = quick(lambda g, *rest: tx.update(clipped(g, optax.tree.norm(g), CONFIG.clip_norm), *rest))
     w = {name: jnp.asarray(value) for name, value in start.items()}
     state = tx.init(w)
     for gradient in gradients:

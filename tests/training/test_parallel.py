@@ -6,6 +6,7 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxgpt.data import placed
@@ -109,9 +110,10 @@ def test_every_way_gives_the_gradient_of_the_loss(changes):
     model = dataclasses.replace(config.model, scan_layers=False)
     mesh, alone = make_mesh(config.mesh), one_device()
     cut = on_mesh(loud(config.model), mesh)
-    loss, grads = quick(partial(loss_and_grads, config=config, mesh=mesh))(cut, batch(0, mesh))
+    loss, grads, norm = quick(partial(loss_and_grads, config=config, mesh=mesh))(cut, batch(0, mesh))
     expected, wanted = quick(jax.value_and_grad(next_token_loss))(loud(model), batch(0, alone))
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert float(norm) == pytest.approx(float(optax.tree.norm(wanted)), rel=1e-5)
     wanted = named_parameters(wanted)
     for name, gradient in named_parameters(grads).items():
         limit = 1e-5 * max(np.abs(wanted[name]).max(), 0.1)
@@ -140,8 +142,8 @@ def found(mesh: str, **changes):
     return collectives(compiled(on(mesh, **changes)).as_text())
 
 
-def parameter_bytes(model=abstract_model(MODEL)) -> int:
-    return sum(4 * leaf.size for leaf in jax.tree.leaves(model))
+def parameter_bytes(config=MODEL) -> int:
+    return sum(4 * leaf.size for leaf in jax.tree.leaves(abstract_model(config)))
 
 
 def small_bytes() -> int:
@@ -225,14 +227,15 @@ def test_the_state_is_created_where_it_lives():
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_the_more_is_computed_again_the_less_is_kept(scan):
-    model = abstract_model(dataclasses.replace(MODEL, num_layers=9, scan_layers=scan))
+    deep = dataclasses.replace(MODEL, num_layers=9, scan_layers=scan)
+    model = abstract_model(deep)
     tokens = jax.ShapeDtypeStruct((ROWS, LENGTH + 1), jnp.int32)
 
     def kept(remat: str) -> int:
         """Bytes between the forward and the backward pass, parameters left out."""
         loss = partial(next_token_loss, remat=remat)
         residuals = jax.eval_shape(lambda model, tokens: jax.vjp(loss, model, tokens)[1], model, tokens)
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals)) - parameter_bytes(model)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals)) - parameter_bytes(deep)
 
     stream = ROWS * LENGTH * MODEL.d_model * 4
     none, block, full = kept("none"), kept("block"), kept("full")

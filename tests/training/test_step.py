@@ -77,8 +77,9 @@ def test_microbatches_give_the_loss_the_gradient_and_the_update_of_the_batch():
 
 
 def test_a_step_applies_the_gradient_of_the_loss_once():
-    loss, grads = loss_and_gradients(loud(MODEL), batch(0))
-    norm = float(np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads))))
+    loss, grads, norm = loss_and_gradients(loud(MODEL), batch(0))
+    assert float(norm) == pytest.approx(np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads))), rel=1e-5)
+    norm = float(norm)
     state, metrics = step()(loud_state(), batch(0))
     assert float(metrics.loss) == pytest.approx(float(loss), abs=1e-6)
     assert float(metrics.grad_norm) == pytest.approx(norm, rel=1e-5)
