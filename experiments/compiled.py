@@ -6,49 +6,12 @@ whether cuDNN has an engine for a shape.
 """
 
 import collections
-import importlib.util
 import math
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
-from jax.experimental import topologies
-
-H200 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
-  shared_memory_per_block: 49152 shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
-  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 4800000000000 l2_cache_size: 62914560 device_memory_size: 150000000000
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536
-  cuda_compute_capability { major: 9 }
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 12 }
-runtime_version { major: 13 minor: 0 patch: 0 }
-device_description_str: "NVIDIA H200"
-"""
-AS_IT_IS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
-"""Nothing can be timed where there is no GPU."""
-
-
-def missing() -> str | None:
-    """Why nothing can be compiled here; None: it can."""
-    if importlib.util.find_spec("jax_plugins.xla_cuda13") is None:
-        return "the CUDA compiler is not installed: make gpu-report installs the extra gpu-compile"
-    return None
-
-
-def h200(count: int = 1) -> list[jax.Device]:
-    """Compile-only devices of one host."""
-    from jax._src.cudnn import fused_attention_stablehlo as cudnn
-
-    cudnn.check_cudnn_version = lambda: 91200  # else it asks a driver that is not there
-    return list(
-        topologies.get_topology_desc("h200", platform="cuda", target_config=H200, topology=f"1x1x{count}").devices
-    )
+from jaxgpt.training.collectives import collectives
 
 
 class Traffic(NamedTuple):
@@ -58,8 +21,6 @@ class Traffic(NamedTuple):
     gigabytes: float
     kinds: dict[str, list[float]]
     """Of each kind of kernel, how many and their gigabytes."""
-    collectives: dict[str, list[float]]
-    """Of each kind, how many and the megabytes that enter."""
 
 
 class Instruction(NamedTuple):
@@ -76,7 +37,6 @@ class Instruction(NamedTuple):
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8}
 SHAPE = re.compile(r"\b(" + "|".join(BYTES) + r")\[([0-9,]*)\]")
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "iota", "after-all"}
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 def traffic(program: str, *, one_turn: bool = False) -> Traffic:
@@ -89,7 +49,7 @@ def traffic(program: str, *, one_turn: bool = False) -> Traffic:
         loop = next(found for found in _instructions(bodies[entry]) if found.op == "while")
         entry = re.search(r"body=%?([\w.\-]+)", loop.line)[1]
     counts: collections.Counter[str] = collections.Counter()
-    moved, wires, wired = counts.copy(), counts.copy(), counts.copy()
+    moved = counts.copy()
 
     def walk(name: str, turns: int) -> None:
         for found in _instructions(bodies[name]):
@@ -102,15 +62,10 @@ def traffic(program: str, *, one_turn: bool = False) -> Traffic:
             label = target[1] if target else found.op
             counts[label] += turns
             moved[label] += turns * _moved(found, bodies)
-            wire = found.op.removesuffix("-start")
-            if wire in COLLECTIVES:
-                wires[wire] += turns
-                wired[wire] += turns * sum(map(size, found.operands))
 
     walk(entry, 1)
     kinds = {label: [counts[label], round(total / 1e9, 3)] for label, total in moved.most_common()}
-    collectives = {wire: [wires[wire], round(total / 1e6, 1)] for wire, total in wired.most_common()}
-    return Traffic(counts.total(), round(moved.total() / 1e9, 3), kinds, collectives)
+    return Traffic(counts.total(), round(moved.total() / 1e9, 3), kinds)
 
 
 def _moved(found: Instruction, bodies: dict[str, list[str]]) -> int:
@@ -182,6 +137,17 @@ def _tuple_end(text: str) -> int:
     raise AssertionError("XLA closes its brackets")
 
 
+def sent(program: str) -> dict[str, list[float]]:
+    """Of each kind of collective, how many run in a step and the megabytes of the arrays that are sent."""
+    found = collectives(program)
+    kinds = sorted({each.kind for each in found})
+    chosen = {kind: [each for each in found if each.kind == kind] for kind in kinds}
+    return {
+        kind: [sum(each.times for each in some), round(sum(each.times * each.bytes for each in some) / 1e6, 1)]
+        for kind, some in chosen.items()
+    }
+
+
 def facts(compiled: Any) -> dict[str, Any]:
     """Of a compiled program: traffic, memory, attention calls, scatters, loops."""
     text, memory = compiled.as_text(), compiled.memory_analysis()
@@ -192,7 +158,7 @@ def facts(compiled: Any) -> dict[str, Any]:
         "temporary_gigabytes": round(memory.temp_size_in_bytes / 1e9, 2),
         "donated_bytes": memory.alias_size_in_bytes,
         "kinds": moved.kinds,
-        "collectives": moved.collectives,
+        "collectives": sent(text),
         "attention_forward": text.count('custom_call_target="__cudnn$fmhaSoftmax"'),
         "attention_backward": text.count('custom_call_target="__cudnn$fmhaSoftmaxBackward"'),
         "masks": sorted(set(re.findall(r'"mask_type": ?"(\w+)"', text))),

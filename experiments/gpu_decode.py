@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.compiled import AS_IT_IS, h200, traffic
+from experiments.compiled import traffic
 from jaxgpt.config import GPTConfig
 from jaxgpt.inference.generate import _decode
 from jaxgpt.model.attention import compiling_for
 from jaxgpt.model.cache import empty_cache
 from jaxgpt.model.gpt import abstract_model, num_parameters
+from jaxgpt.training.target import AS_IT_IS, h200
 
 
 class Row(NamedTuple):

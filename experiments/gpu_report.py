@@ -12,6 +12,7 @@ held to BOUNDS where it has some. What it does not show: time.
 
 import dataclasses
 import json
+import math
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -20,15 +21,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import tyro
-from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments import gpu_decode
-from experiments.compiled import AS_IT_IS, facts, h200, missing
+from experiments.compiled import facts
 from jaxgpt.model.attention import compiling_for
 from jaxgpt.model.loss import GPU_CHUNK
-from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.sharding import batch_axes, make_mesh
+from jaxgpt.training.config import MeshConfig, TrainConfig
+from jaxgpt.training.sharding import batch_sharding, bytes_per_device, make_mesh
 from jaxgpt.training.step import abstract_state, make_step
+from jaxgpt.training.target import AS_IT_IS, h200, missing
 
 REPORT = Path(__file__).parent / "results" / "gpu_report.json"
 
@@ -38,8 +39,11 @@ class Row(NamedTuple):
 
     preset: str = "gpt2"
     batch: int = 32
+    """On each device."""
     length: int = 1024
     changes: dict[str, Any] = {}  # noqa: RUF012
+    mesh: tuple[int, int] = (1, 1)
+    """data and fsdp."""
 
 
 ROWS = {
@@ -50,9 +54,19 @@ ROWS = {
     "124M, window 256": Row(batch=4, length=8192, changes={"window": 256}),
     "124M, 4 KV heads": Row(changes={"num_kv_heads": 4}),
     "124M, rotary": Row(changes={"position": "rotary"}),
+    "124M, data 8": Row(mesh=(8, 1)),
+    "124M, fsdp 8": Row(mesh=(1, 8)),
+    "1.5B, fsdp 8": Row("gpt2-xl", batch=8, mesh=(1, 8)),
 }
 
-BOUNDS = {"124M": {"kernels": 1197, "gigabytes": 102, "temporary_gigabytes": 12.0}}
+COLLECTIVES = {
+    (False, False): set(),
+    (True, False): {"all-reduce"},
+    (False, True): {"all-gather", "reduce-scatter", "all-reduce"},
+}
+"""By whether there is more than one device along data and along fsdp."""
+
+BOUNDS = {"124M": {"kernels": 1003, "gigabytes": 102, "temporary_gigabytes": 12.0}}
 """They only go down. They hold from jax 0.10.2 to 0.12.0.1."""
 
 
@@ -94,12 +108,11 @@ def main(arguments: Arguments) -> None:
 
 
 def train_step_facts(row: Row) -> dict[str, Any]:
-    """What the compiled step does on one device."""
+    """What the compiled step does on each device."""
     config = step_config(row)
-    mesh = make_mesh(config.mesh, h200())
+    mesh = make_mesh(config.mesh, h200(math.prod(row.mesh)))
     state = abstract_state(config, mesh)
-    place = NamedSharding(mesh, PartitionSpec(batch_axes(mesh) or None))
-    tokens = jax.ShapeDtypeStruct((row.batch, row.length + 1), jnp.int32, sharding=place)
+    tokens = jax.ShapeDtypeStruct((config.batch_size, row.length + 1), jnp.int32, sharding=batch_sharding(mesh))
     with compiling_for("cuda"):
         compiled = make_step(config, mesh).lower(state, tokens).compile(AS_IT_IS)
     logits = {int(n) for n in re.findall(rf"f32\[(\d+),{config.model.padded_vocab_size}\]", compiled.as_text())}
@@ -107,7 +120,8 @@ def train_step_facts(row: Row) -> dict[str, Any]:
         "batch": row.batch,
         "length": row.length,
         **facts(compiled),
-        "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
+        "state_bytes": bytes_per_device(state),
+        "mesh": row.mesh,
         "largest_float32_logits": max(logits, default=0),
         "vocabulary": config.model.padded_vocab_size,
         "layers": config.model.num_layers,
@@ -119,17 +133,20 @@ def step_config(row: Row) -> TrainConfig:
     config = TrainConfig.preset(row.preset)
     changes = {"dtype": "bfloat16", "attention": "cudnn", "dropout": 0.0, "context_length": row.length, **row.changes}
     model = dataclasses.replace(config.model, **changes)
-    return dataclasses.replace(config, model=model, batch_size=row.batch, microbatches=1)
+    batch = row.batch * math.prod(row.mesh)
+    mesh = MeshConfig(*row.mesh)
+    return dataclasses.replace(config, model=model, batch_size=batch, microbatches=1, mesh=mesh, remat="none")
 
 
 def describe(found: dict[str, Any]) -> str:
     """The main numbers on a line."""
+    sent = ", ".join(f"{count} {kind} of {size} MB" for kind, (count, size) in found["collectives"].items())
     return (
         f"{found['batch']} x {found['length']}; {found['kernels']} kernels, {found['gigabytes']} GB, "
         f"{found['temporary_gigabytes']} GB temporary; attention {found['attention_forward']} forward, "
         f"{found['attention_backward']} backward, {' '.join(found['masks'])}, windows {found['windows']}; "
         f"float32 logits of {found['largest_float32_logits']} tokens; {found['loops']} loops; "
-        f"scatters into {', '.join(found['scatters'])}"
+        f"scatters into {', '.join(found['scatters'])}; {sent or 'nothing sent'}"
     )
 
 
@@ -151,7 +168,8 @@ def rules(name: str, found: dict[str, Any]) -> dict[str, bool]:
         "one scatter into the table, the embedding's own gradient": len(tables) <= 1,
         "no loop but over the chunks of the loss": found["loops"] <= 1,
         "the whole state is donated": found["donated_bytes"] == found["state_bytes"],
-        "no collectives on one device": not found["collectives"],
+        "only the collectives of its mesh": found["collectives"].keys()
+        == COLLECTIVES[tuple(size > 1 for size in found["mesh"])],
     }
 
 

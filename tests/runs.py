@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import socket
 import string
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def jaxgpt(*arguments: object) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
-def start(*arguments: object, largest_file: int | None = None) -> subprocess.Popen:
+def start(*arguments: object, largest_file: int | None = None, devices: int = 1) -> subprocess.Popen:
     """Run a command line in a process of its own, which can write no file of more bytes than `largest_file`."""
     limit = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest_file}, {largest_file})); " if largest_file else ""
     program = f"import resource, runpy; {limit}runpy.run_module('jaxgpt', run_name='__main__', alter_sys=True)"
@@ -107,11 +108,23 @@ def start(*arguments: object, largest_file: int | None = None) -> subprocess.Pop
             **os.environ,
             **{name.upper(): str(value) for name, value in settings.items()},
             "PYTHONPATH": without_torch(),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def start_two(*arguments: object, devices: int) -> list[subprocess.Popen]:
+    """Run a command line in two processes that work together."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    return [
+        start(*arguments, "--coordinator", address, "--num-processes", 2, "--process-id", i, devices=devices)
+        for i in range(2)
+    ]
 
 
 def without_torch() -> str:

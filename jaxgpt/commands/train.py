@@ -118,11 +118,11 @@ def _start(folder: Path, config: TrainConfig, model: "GPT | None") -> int:
     from jaxgpt.training.loop import check_can_train, save_start
     from jaxgpt.training.run import check_is_new, create_run, read_run
 
+    mesh = _mesh(config)
     first_does(lambda: check_is_new(folder))
     console = _console()
     with console.status(f"reading {config.data.source}"):
         data = prepare(config.data.source, config.data.tokenizer)
-    mesh = _mesh(config)
     check_can_train(config, data, mesh)
     teacher = _teacher(config)
     first_does(lambda: create_run(folder, config, data))
@@ -164,8 +164,9 @@ def _resume(folder: Path, config: TrainConfig) -> int:
     from jaxgpt.training.loop import check_can_train
     from jaxgpt.training.run import read_run, reconfigured, write_config
 
+    mesh = _mesh(config)
     run = reconfigured(read_run(folder), config)
-    data, mesh = run.data(), _mesh(config)
+    data = run.data()
     check_can_train(config, data, mesh)
     teacher = _teacher(config)
     first_does(lambda: write_config(run))

@@ -69,6 +69,8 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
+        except jax.errors.JaxRuntimeError:  # not the disk's fault: out of memory, or another process is lost
+            raise
         except Exception as error:  # orbax and tensorstore raise many kinds; each means the same to the user
             whole = list(self._manager.all_steps(read=True))
             raise ValueError(

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ def connect(cluster: Cluster) -> None:
             "num_processes": cluster.num_processes,
         }
     else:
-        found = _from_torchrun(os.environ)
+        found = from_torchrun(os.environ)
     try:
         jax.distributed.initialize(**found)
     except (RuntimeError, ValueError) as error:
@@ -33,7 +33,7 @@ def connect(cluster: Cluster) -> None:
         ) from error
 
 
-def _from_torchrun(environment: "os._Environ[str]") -> dict[str, Any]:
+def from_torchrun(environment: Mapping[str, str]) -> dict[str, Any]:
     """What torchrun tells its processes; nothing, where it did not start this one."""
     if not {"MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE"} <= environment.keys():
         return {}

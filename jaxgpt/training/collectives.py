@@ -64,7 +64,7 @@ def _walk(bodies: dict[str, list[str]], name: str, times: int) -> Iterator[Colle
 
 def _collective(line: str, result: str, kind: str, *, is_start: bool, times: int) -> Collective:
     shapes = [(BYTES[dtype], tuple(int(n) for n in axes.split(",") if n)) for dtype, axes in SHAPE.findall(result)]
-    if is_start and kind in ("all-gather", "collective-permute"):  # its result lists the operands first
+    if is_start and (result.startswith("((") or kind in ("all-gather", "collective-permute")):  # operands come first
         shapes = shapes[len(shapes) // 2 :]
     devices = _group_size(line)
     size = sum(width * math.prod(shape) for width, shape in shapes)
@@ -73,9 +73,12 @@ def _collective(line: str, result: str, kind: str, *, is_start: bool, times: int
 
 
 def _group_size(line: str) -> int:
-    """How many devices are in one group: groups are listed, or given as [groups,size]<=[...]."""
+    """How many devices are in one group. Groups are listed, or given as [groups,size]<=[...] or by axes of a mesh."""
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
         return len(listed[1].split(","))
     if short := re.search(r"replica_groups=\[(\d+),(\d+)\]", line):
         return int(short[2])
-    return 1
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
+    raise AssertionError(f"XLA has another way to write groups: {line}")

@@ -18,13 +18,13 @@ BEAT_SECONDS = 2
 SILENT_SECONDS = 20
 """After this long without a beat a process is taken for lost."""
 LOST = 3
-"""The exit code of a process that another has left alone."""
+"""The exit code of one of several processes that cannot go on."""
 FOLDER, DONE = "jaxgpt/alive/", "done"
 
 
 @contextmanager
 def ends_with_the_others(cure: str) -> Iterator[None]:
-    """Within, this process ends at once, with a message, where another is gone.
+    """Within, this process ends at once, with a message, where it or another cannot go on.
 
     Not by an exception: on its way out it would meet barriers that the lost process never reaches.
     """
@@ -38,7 +38,9 @@ def ends_with_the_others(cure: str) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        _leave(str(error).splitlines()[0][:200], cure)
+        _leave(f"another process is gone or has failed ({str(error).splitlines()[0][:200]})", cure)
+    except ValueError as error:
+        _leave(str(error), cure)
     finally:
         ended.set()
         watch.join()

@@ -23,9 +23,9 @@ from jaxgpt.training.heartbeat import ends_with_the_others
 from jaxgpt.training.metrics import BadNumbers, Reporter
 from jaxgpt.training.parallel import mean_loss
 from jaxgpt.training.run import Run, resume_command
-from jaxgpt.training.sharding import batch_sharding, on_mesh
+from jaxgpt.training.sharding import batch_sharding, check_batch, on_mesh
 from jaxgpt.training.signals import stop_signals
-from jaxgpt.training.step import Metrics, TrainState, compile_step, describe_attention, initial_state
+from jaxgpt.training.step import Metrics, TrainState, compile_step, describe_attention, initial_state, memory_limit
 
 MOST_REWINDS = 10
 """In one go; where this does not help, the data are not the reason."""
@@ -125,7 +125,8 @@ def _program(
         return float(np.mean([loss(model, placed(texts.__getitem__, shape, rows)) for texts in held_back], dtype=float))
 
     teacher = None if teacher is None else on_mesh(teacher, mesh)
-    step, remat = compile_step(config, mesh, state, batch(int(state.step)), teacher)
+    arguments = (state, batch(int(state.step)), teacher)
+    step, remat = compile_step(config, mesh, *arguments, limit=memory_limit(mesh))
     if remat == "block" != config.remat:
         console.print(f"remat: {remat}", highlight=False)
     return Program(lambda state, tokens: step(state, tokens, teacher), batch, validate)
@@ -133,12 +134,7 @@ def _program(
 
 def check_can_train(config: TrainConfig, data: TokenData, mesh: Mesh) -> None:
     """Raise ValueError where training would fail later on: batch or text too short, backend or package not there."""
-    if config.batch_size % (mesh.size * config.microbatches):
-        raise ValueError(
-            f"batch_size={config.batch_size} cannot be shared out to {mesh.size} devices in microbatches="
-            f"{config.microbatches}: make it a multiple of {mesh.size * config.microbatches}, or use fewer devices "
-            "(--mesh.data 1 --mesh.allow-idle)"
-        )
+    check_batch(config, *mesh.devices.shape)
     for part in (data.train, data.validation):
         fixed_batches(part, 1, config.model.context_length, 1)
     describe_attention(config.model)

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxgpt.model.gpt import GPT, named_parameters
-from jaxgpt.training.config import MeshConfig
+from jaxgpt.training.config import MeshConfig, TrainConfig
 
 DATA, FSDP = "data", "fsdp"
 
@@ -120,6 +120,16 @@ def on_mesh(model: GPT, mesh: Mesh) -> GPT:
 def bytes_per_device(tree: Any) -> int:
     """Bytes that one device holds of arrays, or of their shapes with shardings."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def check_batch(config: TrainConfig, data: int, fsdp: int) -> None:
+    """Raise ValueError where the batch cannot be shared out to all devices of a mesh in equal microbatches."""
+    if config.batch_size % (data * fsdp * config.microbatches):
+        raise ValueError(
+            f"batch_size={config.batch_size} cannot be shared out to {data * fsdp} devices in microbatches="
+            f"{config.microbatches}: make it a multiple of {data * fsdp * config.microbatches}, or use fewer devices "
+            "(--mesh.data 1 --mesh.allow-idle)"
+        )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -88,17 +88,21 @@ def make_step(config: TrainConfig, mesh: Mesh) -> Wrapped:
 
 
 def compile_step(
-    config: TrainConfig, mesh: Mesh, state: TrainState, tokens: Int[Array, "B S"], teacher: GPT | None = None
+    config: TrainConfig,
+    mesh: Mesh,
+    *arguments: Any,
+    limit: int | None = None,
+    options: dict[str, Any] | None = None,
 ) -> tuple[Compiled, str]:
-    """The step compiled for these arguments, or for their shapes, and what it keeps: remat, with `auto` decided."""
+    """The step compiled for these arguments, or their shapes, and its remat: `auto` decided by bytes per device."""
     if config.remat != "auto":
-        return make_step(config, mesh).lower(state, tokens, teacher).compile(), config.remat
+        return make_step(config, mesh).lower(*arguments).compile(options), config.remat
     none, block = (dataclasses.replace(config, remat=remat) for remat in ("none", "block"))
-    compiled, remat = compile_step(none, mesh, state, tokens, teacher)
-    limit = memory_limit(mesh)
+    compiled, remat = compile_step(none, mesh, *arguments, options=options)
     if limit is None or memory_needed(compiled) <= limit:
         return compiled, remat
-    return compile_step(block, mesh, state, tokens, teacher)
+    del compiled
+    return compile_step(block, mesh, *arguments, options=options)
 
 
 def memory_needed(compiled: Compiled) -> int:

@@ -1,0 +1,114 @@
+"""`jaxgpt plan`."""
+
+import dataclasses
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+
+from jaxgpt.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from jaxgpt.training.plan import Device, Fabric, Plan
+else:
+    from typing import Literal
+
+    Device, Fabric = Literal["cpu", "h100", "h200"], Literal["nvlink", "infiniband", "ethernet"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The flags of `jaxgpt plan`."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    devices: int = 1
+    """How many there would be."""
+    device: Device = "cpu"
+    """What they would be. The program of a GPU is compiled without one (pip install 'jaxgpt[gpu-compile]')."""
+    fabric: Fabric = "nvlink"
+    """What connects them; only the prediction depends on it."""
+
+
+def main(arguments: list[str]) -> int:
+    """Compile a preset's step for devices that need not be here, and print what it needs and sends."""
+    flags = list(arguments)
+    preset = flags.pop(0) if flags and not flags[0].startswith("-") else "quickstart"
+    default = Arguments(TrainConfig.preset(preset))
+    description = "What a run will need and what it will send, before it runs. Takes the flags of `jaxgpt train` too."
+    chosen = tyro.cli(Arguments, prog="jaxgpt plan [PRESET]", description=description, args=flags, default=default)
+    if chosen.devices < 1:
+        raise ValueError(f"--devices {chosen.devices} must be at least 1")
+    _prepare(chosen)
+    from jaxgpt.training.plan import make_plan
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    with console.status(f"compiling for {chosen.devices} {chosen.device}"):
+        plan = make_plan(chosen.config, chosen.devices, chosen.device)
+    for name, value in _rows(chosen, plan).items():
+        console.print(f"{name:<11} {value}", soft_wrap=True)
+    return 0
+
+
+def _prepare(chosen: Arguments) -> None:
+    """Make the devices. Raises ValueError where they cannot be, or cannot share the batch."""
+    import jax
+
+    from jaxgpt.training.sharding import check_batch
+    from jaxgpt.training.target import missing
+
+    if chosen.device == "cpu":
+        jax.config.update("jax_num_cpu_devices", chosen.devices)
+    elif reason := missing():
+        raise ValueError(f"--device {chosen.device}: {reason}")
+    jax.config.update("jax_platforms", "cpu")
+    check_batch(chosen.config, *chosen.config.mesh.sizes(chosen.devices))
+
+
+def _rows(chosen: Arguments, plan: "Plan") -> dict[str, str]:
+    config, mesh = chosen.config, plan.mesh
+    tokens = config.batch_size * config.model.context_length
+    rows = {
+        "mesh": f"data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}, zero {config.zero}, remat {plan.remat}",
+        "step": f"{tokens:,} tokens, {tokens // mesh.size:,} on each device, in {config.microbatches} pieces",
+        "memory": f"{_in('B', plan.needed)} on each device: parameters {_in('B', plan.parameters)}, optimizer "
+        f"{_in('B', plan.optimizer)}, activations and gradients {_in('B', plan.temporary)}",
+    }
+    if plan.limit is not None:
+        rows["fits"] = f"{'yes' if plan.fits else 'NO'}: {_in('B', plan.limit)} of a {chosen.device} can be used"
+    rows["arithmetic"] = (
+        f"{_in('FLOP', plan.flops_per_token)} per token, {_in('FLOP', plan.flops)} on each device and step"
+    )
+    rows["sent"] = _sent(plan)
+    if chosen.device != "cpu" and mesh.size > 1:
+        rows["prediction"] = _prediction(chosen, plan)
+    return rows
+
+
+def _sent(plan: "Plan") -> str:
+    """What each device sends in a step, by kind."""
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for each in plan.sent:
+        counts[each.kind] += each.times
+        sizes[each.kind] += each.times * each.bytes
+    wire = sum(each.wire_bytes for each in plan.sent)
+    kinds = [f"{counts[kind]} {kind} of {_in('B', size)} in all" for kind, size in sizes.items()]
+    return f"{_in('B', wire)} by each device: {', '.join(kinds)}" if kinds else "nothing"
+
+
+def _prediction(chosen: Arguments, plan: "Plan") -> str:
+    from jaxgpt.training.plan import UTILISATION, efficiency
+
+    assert chosen.device != "cpu"
+    least, most = efficiency(plan, chosen.device, chosen.fabric)
+    return (
+        f"over {chosen.fabric}, {100 * least:.0f} % of the speed of devices that send nothing, or {100 * most:.0f} % "
+        f"where sending overlaps computing (not measured: data sheets, arithmetic at {100 * UTILISATION:.0f} % of peak)"
+    )
+
+
+def _in(unit: str, number: float) -> str:
+    """A number with the prefix that leaves it above 1."""
+    prefix, size = next(((p, s) for p, s in (("T", 1e12), ("G", 1e9), ("M", 1e6)) if number >= s), ("k", 1e3))
+    return f"{number / size:.2f} {prefix}{unit}"
