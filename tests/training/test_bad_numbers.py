@@ -1,0 +1,73 @@
+"""A run whose numbers go wrong stops, leaves the update out, or goes back: as the config says."""
+
+import jax.numpy as jnp
+import pytest
+
+from jaxgpt.training import loop
+from tests.runs import jaxgpt, lines, steps_saved, write_text
+
+FLAGS = ("--model.num-layers", "1", "--eval-every", "4", "--sample-tokens", "0", "--steps", "12")
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Train with batches that spoil the loss, by their numbers; tells the outcome and the batches that were read."""
+
+    def trained(*flags: str, spoilt: set[int]):
+        compile_step, batches, read = loop.compile_step, loop.Batches, []
+
+        class Noted(batches):
+            def __call__(self, number, rows=slice(None)):
+                read.append(number)
+                return super().__call__(number, rows)
+
+        def spoiling(*arguments, **options):
+            step, remat = compile_step(*arguments, **options)
+
+            def stepped(state, tokens, teacher):
+                state, metrics = step(state, tokens, teacher)
+                if read[-1] in spoilt:
+                    metrics = metrics._replace(loss=jnp.float32(jnp.nan), bad=jnp.bool(True))
+                return state, metrics
+
+            return stepped, remat
+
+        monkeypatch.setattr(loop, "compile_step", spoiling)
+        monkeypatch.setattr(loop, "Batches", Noted)
+        text = write_text(tmp_path / "text.txt")
+        outcome = jaxgpt("train", "tiny", *FLAGS, *flags, "--data.source", text, "--run", tmp_path / "run")
+        return outcome, read[1:]  # the first was read to compile with
+
+    return trained
+
+
+def test_by_default_it_stops_and_keeps_the_last_good_checkpoint(run, tmp_path):
+    outcome, _ = run(spoilt={5})
+    assert outcome.code == 2
+    assert "loss is nan at step 6: training stopped, and no checkpoint was made of this" in outcome.err
+    assert "--on-nonfinite skip or rewind" in outcome.err
+    assert steps_saved(tmp_path / "run") == [4]
+
+
+def test_rewinding_goes_back_to_the_checkpoint_and_past_the_batches_since(run, tmp_path):
+    outcome, read = run("--on-nonfinite", "rewind", spoilt={5})
+    assert outcome.code == 0, outcome
+    assert "loss is nan at step 6: back to step 4, past 2 batches" in outcome.out
+    # Batch 6 was under way when the loss of batch 5 was fetched; after step 4 the next is batch 6.
+    assert read == [*range(7), *range(6, 14)]
+    assert [line["step"] for line in lines(tmp_path / "run")] == list(range(1, 13))
+    resumed = jaxgpt("train", "--resume", tmp_path / "run", "--steps", 14)
+    assert resumed.code == 0, resumed
+
+
+def test_rewinding_needs_a_checkpoint_to_go_back_to(run):
+    outcome, _ = run("--on-nonfinite", "rewind", spoilt={1})
+    assert outcome.code == 2
+    assert "loss is nan at step 2" in outcome.err
+
+
+def test_rewinding_ends_where_it_does_not_help(run):
+    outcome, read = run("--on-nonfinite", "rewind", spoilt=set(range(5, 1000)))
+    assert outcome.code == 2
+    assert outcome.out.count("back to step 4") == loop.MOST_REWINDS
+    assert len(read) < 100
