@@ -79,7 +79,8 @@ def programs() -> str:
 def jaxgpt(*arguments: object) -> Outcome:
     """Run a command line in this process; training uses one of its devices, unless a mesh is asked for."""
     if arguments[:1] == ("train",) and not {"--mesh.data", "--mesh.fsdp"} & set(arguments):
-        arguments = (*arguments, "--mesh.data", "1", "--mesh.allow-idle")
+        named = 2 if arguments[1:] and not str(arguments[1]).startswith("-") else 1
+        arguments = (*arguments[:named], "--mesh.data", "1", "--mesh.allow-idle", *arguments[named:])
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(sys, "argv", ["jaxgpt", *map(str, arguments)]),

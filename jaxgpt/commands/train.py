@@ -181,11 +181,14 @@ def _console() -> Console:
 
 
 def _found_anywhere(config: TrainConfig) -> TrainConfig:
-    """With the whole path of the text, so that a run is resumed from any folder."""
-    path = Path(config.data.source).expanduser()
-    if config.data.source in CORPORA or not path.exists():
-        return config
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(path.resolve())))
+    """With the whole paths of what it reads, so that a run is resumed from any folder."""
+
+    def whole(source: str | None) -> str | None:
+        path = None if source is None else Path(source).expanduser()
+        return source if path is None or source in CORPORA or not path.exists() else str(path.resolve())
+
+    data = dataclasses.replace(config.data, source=whole(config.data.source) or config.data.source)
+    return dataclasses.replace(config, data=data, init=whole(config.init), distill=whole(config.distill))
 
 
 def _train(run: "Run", data: "TokenData", mesh: "Mesh", console: Console, teacher: "GPT | None") -> int:

@@ -146,7 +146,7 @@ def _first_state(run: Run, checkpoints: Checkpoints, mesh: Mesh, console: Consol
     if checkpoints.latest is None:
         return initial_state(run.config, mesh)
     if checkpoints.latest == 0:
-        console.print(f"starting from the weights of {run.config.init}", highlight=False)
+        console.print(f"starting from the weights of {run.config.init}", highlight=False, soft_wrap=True)
     else:
         console.print(f"resuming after step {checkpoints.latest}", highlight=False)
     return checkpoints.restore_state(run.config, checkpoints.latest, mesh)

@@ -6,9 +6,13 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
 import time
 
+import pytest
+
 from jaxgpt.training.metrics import Reporter
+from jaxgpt.training.run import is_run
 from tests.runs import EVAL_EVERY, FLAGS, STEPS, assert_same_run, jaxgpt, lines, start, steps_saved, wait_until
 
 
@@ -85,3 +89,34 @@ def test_a_finished_run_resumed_is_left_as_it_is(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     resume(folder)
     assert_same_run(folder, trained)
+
+
+KILLS = 20
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_any_moment_lose_nothing(trained, tmp_path):
+    """At start-up, in a step, in a validation, while a checkpoint is written: wherever chance has it."""
+    folder, chance = tmp_path / "run", random.Random(0)
+    killed, seen = 0, []
+    while killed < KILLS:
+        if not is_run(folder):  # killed before there was anything to go on with
+            shutil.rmtree(folder, ignore_errors=True)
+        process = start("train", "--resume", folder) if is_run(folder) else launch(trained, folder)
+        try:
+            process.communicate(timeout=chance.uniform(2, 9))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            killed += 1
+            saved = steps_saved(folder) if (folder / "checkpoints").exists() else []
+            assert saved[-1:] >= seen[-1:]  # a whole checkpoint stays
+            seen = saved
+        else:
+            assert process.returncode == 0
+            assert_same_run(folder, trained)
+            shutil.rmtree(folder)
+            seen = []
+    if is_run(folder):
+        resume(folder)
+        assert_same_run(folder, trained)
