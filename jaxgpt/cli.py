@@ -40,6 +40,7 @@ def main() -> int:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         return _refuse(f"there is no command {name!r}; " + (f"did you mean {close[0]!r}?" if close else "see --help"))
+    _keep_programs()
     try:
         return importlib.import_module(f"jaxgpt.commands.{name}").main(arguments)
     except KeyboardInterrupt:
@@ -49,6 +50,16 @@ def main() -> int:
         if not _is_for_the_user(error):
             raise
         return _refuse(str(error))
+
+
+def _keep_programs() -> None:
+    """Have JAX keep what it compiles in the user's cache folder, unless the environment says otherwise: a second start
+    of the same command compiles nothing. JAX reads this when it is imported.
+    """
+    from jaxgpt.user_cache import cache_folder
+
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "programs"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
 def _is_for_the_user(error: ValueError | OSError) -> bool:

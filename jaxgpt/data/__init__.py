@@ -1,7 +1,7 @@
 """Text in, batches of token ids out: tokenizers, corpora, token shards, batches."""
 
 from jaxgpt.data.batches import Batches, fixed_batches, placed
-from jaxgpt.data.corpus import Corpus, cache_folder, read
+from jaxgpt.data.corpus import Corpus, read
 from jaxgpt.data.shards import TokenData, prepare
 from jaxgpt.data.tokenizer import CharTokenizer, GPT2Tokenizer, Tokenizer, from_spec
 
@@ -12,7 +12,6 @@ __all__ = [
     "GPT2Tokenizer",
     "TokenData",
     "Tokenizer",
-    "cache_folder",
     "fixed_batches",
     "from_spec",
     "placed",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pooch
 
+from jaxgpt.user_cache import cache_folder
+
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SUFFIXES = (".md", ".py", ".txt")
@@ -57,11 +59,6 @@ def read(source: str) -> Corpus:
         holds = f"holds no text in {', '.join(SUFFIXES)} files" if path.is_dir() else "is empty"
         raise ValueError(f"data {source!r} {holds}: give a text file, or a folder of them")
     return _corpus(path.resolve().name, documents)
-
-
-def cache_folder() -> Path:
-    """Where downloads and tokens are kept: $JAXGPT_CACHE, or the system's place for a user's caches."""
-    return Path(os.environ.get("JAXGPT_CACHE") or pooch.os_cache("jaxgpt"))
 
 
 def _corpus(name: str, documents: list[str]) -> Corpus:

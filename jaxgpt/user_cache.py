@@ -1,0 +1,11 @@
+"""Where downloads, tokens and compiled programs are kept between runs."""
+
+import os
+from pathlib import Path
+
+import pooch
+
+
+def cache_folder() -> Path:
+    """$JAXGPT_CACHE, or the system's place for a user's caches."""
+    return Path(os.environ.get("JAXGPT_CACHE") or pooch.os_cache("jaxgpt"))
