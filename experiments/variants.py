@@ -85,7 +85,7 @@ class Arguments:
     """Runs of each variant."""
     steps: int | None = None
     """Updates of each run, where not the size's own; the result is then not comparable, and is not committed."""
-    rounds: int = 10
+    rounds: int = 8
     """Pairs of timings."""
     runs: Path = Path("runs")
     """Where finished runs are kept."""
