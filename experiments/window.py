@@ -34,7 +34,7 @@ from jaxgpt.training.step import abstract_state, initial_state, make_step
 WINDOW = 256
 TOKENS = 16
 """Decoded in one timing."""
-MODEL = GPTConfig(vocab_size=128, num_layers=2, num_heads=4, d_model=64, position="rotary")
+MODEL = GPTConfig(vocab_size=128, num_layers=1, num_heads=4, d_model=64, position="rotary")
 
 
 @dataclasses.dataclass(frozen=True)
