@@ -4,6 +4,7 @@ import io
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
@@ -63,7 +64,7 @@ def draw_keys(result: Result, length: int = 16) -> Figure:
     """Which keys each query sees (columns, rows), in how many layers; below, which key-value head each head reads."""
     rows = result["variants"]
     shrink = result["config"]["model"]["context_length"] // length
-    steps = np.arange(length)[None]
+    steps = jnp.arange(length)[None]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 2.6), layout="constrained")
         for index, (name, row) in enumerate(rows.items()):

@@ -1,6 +1,6 @@
 """What does a long context cost in time and memory, with full attention and with a window?
 
-    python -m experiments.window [--longest 65536] [--most-gigabytes 4]
+    python -m experiments.window [--longest 16384] [--most-gigabytes 4]
 
 A small model with rotary positions, one text: a training step and a decoded token at context lengths from 1024 on, for
 each attention backend that this machine has. Memory is read from the compiled program; what would take more than
@@ -41,7 +41,7 @@ MODEL = GPTConfig(vocab_size=128, num_layers=1, num_heads=4, d_model=64, positio
 class Arguments:
     """Compile and time steps at growing lengths."""
 
-    longest: int = 65536
+    longest: int = 16384
     """Up to which context length memory is read, doubling from 1024."""
     longest_run: int = 16384
     """Up to which steps are run."""
