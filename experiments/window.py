@@ -47,7 +47,7 @@ class Arguments:
     """Up to which steps are run."""
     most_gigabytes: float = 4.0
     """Programs that need more are not run."""
-    repeats: int = 3
+    repeats: int = 2
     """Timings of each, after a warm-up."""
     results: Path = evidence.RESULTS
     """Where the result goes."""
@@ -58,20 +58,14 @@ def main(arguments: Arguments) -> dict[str, Any]:
     short_run.keep_programs()
     environment = evidence.environment("python -m experiments.window")
     lengths = [1024 << i for i in range(20) if 1024 << i <= arguments.longest]
-    rows: dict[str, list[dict[str, Any]]] = {}
+    result: dict[str, Any] = {"environment": environment, "window": WINDOW, "model": MODEL.to_dict(), "rows": {}}
     for name, changes in backends().items():
+        rows = result["rows"].setdefault(name, [])
         for length in lengths:
-            config = dataclasses.replace(MODEL, context_length=length, **changes)
-            rows.setdefault(name, []).append(measured(config, arguments))
-            print(name, rows[name][-1], flush=True)
-    result = {
-        "environment": environment,
-        "window": WINDOW,
-        "model": MODEL.to_dict(),
-        "rows": rows,
-        "fits": {name: fits(found) for name, found in rows.items()},
-    }
-    evidence.write("window", result | {"tables": tables(result)}, arguments.results)
+            rows.append(measured(dataclasses.replace(MODEL, context_length=length, **changes), arguments))
+            print(name, rows[-1], flush=True)
+        result["fits"] = {name: fits(found) for name, found in result["rows"].items()}
+        evidence.write("window", result | {"tables": tables(result)}, arguments.results)  # what there is so far
     return result
 
 
@@ -80,7 +74,7 @@ def backends() -> dict[str, dict[str, Any]]:
     names: list[Backend] = ["xla", "cudnn"] if on_gpu() else ["xla"]
     dtype = {"dtype": "bfloat16"} if on_gpu() else {}
     full = {f"full, {name}": {"attention": name, **dtype} for name in names}
-    window = {f"window {WINDOW}, {name}": {"attention": name, "window": WINDOW, **dtype} for name in [*names, "banded"]}
+    window = {f"window {WINDOW}, {name}": {"attention": name, "window": WINDOW, **dtype} for name in ["banded", *names]}
     return full | window
 
 
