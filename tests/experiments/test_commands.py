@@ -1,0 +1,73 @@
+"""The commands as they are typed, at their CPU size: each gives its committed result again."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import evidence
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def again(module: str, tmp_path: Path, shakespeare: Path, *flags: str) -> dict:
+    """What `python -m experiments.MODULE` writes."""
+    environment = os.environ | {"JAXGPT_SHAKESPEARE": str(shakespeare), "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", f"experiments.{module}", "--results", str(tmp_path / "results"), *flags]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (path,) = (tmp_path / "results").glob("*.json")
+    return json.loads(path.read_text())
+
+
+def committed(name: str) -> dict:
+    if not (evidence.RESULTS / f"{name}.json").exists():
+        pytest.skip(f"{name}.json is not committed yet")
+    return evidence.read(name)
+
+
+@pytest.mark.slow
+def test_the_first_seed_of_every_variant_ends_at_its_committed_loss(tmp_path, shakespeare):
+    found, kept = again("variants", tmp_path, shakespeare, "--seeds", "1", "--rounds", "1"), committed("variants-cpu")
+    for name, row in kept["variants"].items():
+        ours = found["variants"][name]
+        assert ours["losses"][0] == pytest.approx(row["losses"][0], abs=0.03), name
+        for exact in ("parameters", "flops_per_token", "cache_bytes_per_token", "cache_bytes_full_context"):
+            assert ours[exact] == row[exact]
+
+
+@pytest.mark.slow
+def test_every_parallel_mode_ends_at_its_committed_loss_and_sends_as_many_bytes(tmp_path, shakespeare):
+    found, kept = again("parallel", tmp_path, shakespeare), committed("parallel")
+    assert found["largest_relative_difference"] < 1e-4
+    for name, row in kept["modes"].items():
+        ours = found["modes"][name]
+        assert ours["losses"] == pytest.approx(row["losses"], rel=1e-3)
+        assert ours["state_bytes_per_device"] == row["state_bytes_per_device"]
+        assert ours["wire_bytes_per_step"] == pytest.approx(ours["wire_bytes_by_formula"], rel=1e-3, abs=100)
+
+
+@pytest.mark.slow
+def test_uptraining_brings_the_first_seed_back_as_committed(tmp_path, shakespeare):
+    found, kept = again("uptrain", tmp_path, shakespeare, "--seeds", "1"), committed("uptrain-cpu")
+    for name, row in kept["rows"].items():
+        assert found["rows"][name]["at_once"] == pytest.approx(row["at_once"], abs=0.05), name
+
+
+def test_a_mode_sends_what_the_formula_says_and_a_device_holds_its_part():
+    """Of the committed result: the program was read when it was made."""
+    modes = committed("parallel")["modes"]
+    for row in modes.values():
+        assert row["wire_bytes_per_step"] == pytest.approx(row["wire_bytes_by_formula"], rel=1e-3, abs=100)
+    assert modes["FSDP, 1 x 8"]["state_bytes_per_device"] < modes["DDP, 8 x 1"]["state_bytes_per_device"] / 6
+
+
+def test_the_banded_window_s_cost_is_a_straight_line_and_full_attention_s_is_not():
+    fits = committed("window")["fits"]
+    for of in ("step_processor_seconds", "step_temporary_megabytes"):
+        assert fits["window 256, banded"][of]["r2"] > 0.99
+        assert fits["window 256, banded"][of]["exponent"] < 1.2
+        assert fits["full, xla"][of]["exponent"] > 1.6
