@@ -10,11 +10,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxgpt.data import Batches, TokenData, cache_folder, fixed_batches
+from jaxgpt.data import Batches, TokenData, fixed_batches
 from jaxgpt.model.gpt import GPT
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.sharding import one_device
 from jaxgpt.training.step import initial_state, make_step
+from jaxgpt.user_cache import cache_folder
 
 
 def keep_programs() -> None:
