@@ -88,6 +88,7 @@ def test_a_process_that_is_killed_ends_the_others_with_a_message_and_no_checkpoi
         "train", "tiny", *FLAGS, *source, "--run", folder, "--steps", 100_000, "--eval-every", 2, *TOGETHER, devices=4
     )
     running(folder, processes)
+    wait_until((folder / "checkpoints" / "2").exists, processes[0])
     processes[1].kill()
     processes[1].communicate()
     _, err = processes[0].communicate(timeout=150)
