@@ -1,7 +1,7 @@
 """One update of the weights: a pure function from state to state."""
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -61,14 +61,18 @@ def initial_state(config: TrainConfig, mesh: Mesh) -> TrainState:
 
 def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
     """The state's shapes and where they live, without its numbers."""
-    shapes = jax.eval_shape(partial(_fresh, config), jax.random.key(config.seed))
-    return jax.tree.map(lambda leaf, place: leaf.update(sharding=place), shapes, state_shardings(config, mesh))
+    return jax.tree.map(lambda leaf, place: leaf.update(sharding=place), _shapes(config), state_shardings(config, mesh))
 
 
 def state_shardings(config: TrainConfig, mesh: Mesh) -> TrainState:
     """Where each leaf of the state lives."""
-    shapes = jax.eval_shape(partial(_fresh, config), jax.random.key(config.seed))
-    return shardings(state_specs(shapes, mesh), mesh)
+    return shardings(state_specs(_shapes(config), mesh), mesh)
+
+
+@cache
+def _shapes(config: TrainConfig) -> TrainState:
+    """The state's shapes; tracing them takes half a second, and a start asks several times."""
+    return jax.eval_shape(partial(_fresh, config), jax.random.key(config.seed))
 
 
 def _fresh(config: TrainConfig, key: Array) -> TrainState:
