@@ -6,12 +6,12 @@ whether cuDNN has an engine for a shape.
 """
 
 import collections
-import math
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jaxgpt.training.collectives import collectives
+from jaxgpt.training.collectives import by_kind, collectives
+from jaxgpt.training.hlo import computations, size, turns
 
 
 class Traffic(NamedTuple):
@@ -34,8 +34,6 @@ class Instruction(NamedTuple):
     line: str
 
 
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8}
-SHAPE = re.compile(r"\b(" + "|".join(BYTES) + r")\[([0-9,]*)\]")
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "iota", "after-all"}
 
 
@@ -44,24 +42,22 @@ def traffic(program: str, *, one_turn: bool = False) -> Traffic:
 
     A slice or an update in place counts twice the piece it moves.
     """
-    bodies, entry = _computations(program)
+    bodies, entry = computations(program)
     if one_turn:
         loop = next(found for found in _instructions(bodies[entry]) if found.op == "while")
         entry = re.search(r"body=%?([\w.\-]+)", loop.line)[1]
     counts: collections.Counter[str] = collections.Counter()
     moved = counts.copy()
 
-    def walk(name: str, turns: int) -> None:
+    def walk(name: str, times: int) -> None:
         for found in _instructions(bodies[name]):
             if found.op == "while":
-                known = re.search(r'"known_trip_count":\{"n":"(\d+)"', found.line)
-                body = re.search(r"body=%?([\w.\-]+)", found.line)
-                walk(body[1], turns * (int(known[1]) if known else 1))
+                walk(re.search(r"body=%?([\w.\-]+)", found.line)[1], times * turns(found.line))
                 continue
             target = re.search(r'custom_call_target="([^"]+)"', found.line)
             label = target[1] if target else found.op
-            counts[label] += turns
-            moved[label] += turns * _moved(found, bodies)
+            counts[label] += times
+            moved[label] += times * _moved(found, bodies)
 
     walk(entry, 1)
     kinds = {label: [counts[label], round(total / 1e9, 3)] for label, total in moved.most_common()}
@@ -94,27 +90,6 @@ def _gathered(lines: list[str]) -> dict[int, int]:
     return {at: rows[name] for name, at in arguments.items() if rows[name] and not users[name]}
 
 
-def size(types: str) -> int:
-    """Bytes of all the arrays whose types are written in a text."""
-    return sum(BYTES[kind] * math.prod(int(n) for n in dims.split(",") if n) for kind, dims in SHAPE.findall(types))
-
-
-def _computations(program: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of each computation, and the name of the one that is run."""
-    bodies: dict[str, list[str]] = {}
-    entry, name = "", ""
-    for line in program.splitlines():
-        if head := re.match(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{", line):
-            name = head[2]
-            bodies[name] = []
-            entry = name if head[1] else entry
-        elif line.startswith("}"):
-            name = ""
-        elif name and " = " in line:
-            bodies[name].append(line)
-    return bodies, entry
-
-
 def _instructions(lines: list[str]) -> Iterator[Instruction]:
     """Those that move bytes, in order."""
     types: dict[str, str] = {}
@@ -137,17 +112,6 @@ def _tuple_end(text: str) -> int:
     raise AssertionError("XLA closes its brackets")
 
 
-def sent(program: str) -> dict[str, list[float]]:
-    """Of each kind of collective, how many run in a step and the megabytes of the arrays that are sent."""
-    found = collectives(program)
-    kinds = sorted({each.kind for each in found})
-    chosen = {kind: [each for each in found if each.kind == kind] for kind in kinds}
-    return {
-        kind: [sum(each.times for each in some), round(sum(each.times * each.bytes for each in some) / 1e6, 1)]
-        for kind, some in chosen.items()
-    }
-
-
 def facts(compiled: Any) -> dict[str, Any]:
     """Of a compiled program: traffic, memory, attention calls, scatters, loops."""
     text, memory = compiled.as_text(), compiled.memory_analysis()
@@ -158,7 +122,9 @@ def facts(compiled: Any) -> dict[str, Any]:
         "temporary_gigabytes": round(memory.temp_size_in_bytes / 1e9, 2),
         "donated_bytes": memory.alias_size_in_bytes,
         "kinds": moved.kinds,
-        "collectives": sent(text),
+        "collectives": {
+            kind: [sent.times, round(sent.bytes / 1e6, 1)] for kind, sent in by_kind(collectives(text)).items()
+        },
         "attention_forward": text.count('custom_call_target="__cudnn$fmhaSoftmax"'),
         "attention_backward": text.count('custom_call_target="__cudnn$fmhaSoftmaxBackward"'),
         "masks": sorted(set(re.findall(r'"mask_type": ?"(\w+)"', text))),

@@ -4,8 +4,9 @@ import json
 import math
 import os
 import platform
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "flax", "optax", "numpy")
 
 
-def environment(command: str) -> dict[str, Any]:
-    """What the numbers depend on. The load is that of the last minute: above 0.5, the machine had other work."""
+def environment(command: str, *packages: str) -> dict[str, Any]:
+    """What the numbers depend on; more packages where these do too.
+
+    The load is that of the last minute: above 0.5, the machine had other work.
+    """
     import jax
 
     load = os.getloadavg()[0]
@@ -28,7 +32,7 @@ def environment(command: str) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "load_at_start": round(load, 2),
         "machine_was_shared": load > 0.5,
-        **{name: version(name) for name in PACKAGES},
+        **{name: version(name) for name in (*PACKAGES, *packages)},
     }
 
 
@@ -69,16 +73,21 @@ def read(name: str, folder: Path = RESULTS) -> dict[str, Any]:
     return json.loads((folder / f"{name}.json").read_text())
 
 
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def kept(name: str, config: dict[str, Any], make: Callable[[], dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """The result of a part that may have been made before: read where its config is this one, else made and saved."""
+    config = json.loads(json.dumps(config))
+    if (folder / f"{name}.json").exists() and (found := read(name, folder))["config"] == config:
+        return found
+    result = {"config": config, **make()}
+    write(name, result, folder)
+    return result
 
 
 def standard_error(values: Sequence[float]) -> float | None:
     """Of the mean, from the spread of the values; None for a single one."""
     if len(values) < 2:
         return None
-    middle = mean(values)
-    return math.sqrt(sum((value - middle) ** 2 for value in values) / (len(values) - 1) / len(values))
+    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def paired(values: Sequence[float], baseline: Sequence[float]) -> dict[str, float | int | None]:
@@ -88,7 +97,7 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> dict[str, floa
     differences = [one - other for one, other in zip(values, baseline, strict=True)]
     alike = len(set(differences)) < 2  # one seed, or no difference at all: nothing to test
     return {
-        "difference": mean(differences),
+        "difference": statistics.fmean(differences),
         "difference_se": standard_error(differences),
         "p": None if alike else float(ttest_rel(values, baseline).pvalue),
         "n": len(differences),

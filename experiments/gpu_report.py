@@ -18,8 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import tyro
 
 from experiments import gpu_decode
@@ -27,8 +25,8 @@ from experiments.compiled import facts
 from jaxgpt.model.attention import compiling_for
 from jaxgpt.model.loss import GPU_CHUNK
 from jaxgpt.training.config import MeshConfig, TrainConfig
-from jaxgpt.training.sharding import batch_sharding, bytes_per_device, make_mesh
-from jaxgpt.training.step import abstract_state, make_step
+from jaxgpt.training.sharding import bytes_per_device, make_mesh
+from jaxgpt.training.step import abstract_batch, abstract_state, make_step
 from jaxgpt.training.target import AS_IT_IS, h200, missing
 
 REPORT = Path(__file__).parent / "results" / "gpu_report.json"
@@ -112,9 +110,8 @@ def train_step_facts(row: Row) -> dict[str, Any]:
     config = step_config(row)
     mesh = make_mesh(config.mesh, h200(math.prod(row.mesh)))
     state = abstract_state(config, mesh)
-    tokens = jax.ShapeDtypeStruct((config.batch_size, row.length + 1), jnp.int32, sharding=batch_sharding(mesh))
     with compiling_for("cuda"):
-        compiled = make_step(config, mesh).lower(state, tokens).compile(AS_IT_IS)
+        compiled = make_step(config, mesh).lower(state, abstract_batch(config, mesh)).compile(AS_IT_IS)
     logits = {int(n) for n in re.findall(rf"f32\[(\d+),{config.model.padded_vocab_size}\]", compiled.as_text())}
     return {
         "batch": row.batch,

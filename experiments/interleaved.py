@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 
 Program = Callable[[], object]
+Seconds = tuple[float, float]
+"""By the clock, and of all threads."""
 
 
 def times_as_fast(other: Program, baseline: Program, rounds: int) -> dict[str, float]:
@@ -15,12 +17,8 @@ def times_as_fast(other: Program, baseline: Program, rounds: int) -> dict[str, f
     """
     for program in (baseline, other):
         program()
-    ratios = []
-    for turn in range(rounds):
-        pair = (baseline, other) if turn % 2 == 0 else (other, baseline)
-        spent = {program: seconds(program) for program in pair}
-        ratios.append([a / b for a, b in zip(spent[baseline], spent[other], strict=True)])
-    wall, processor = zip(*ratios, strict=True)
+    pairs = zip(*in_turns(baseline, other, rounds), strict=True)
+    wall, processor = zip(*([a / b for a, b in zip(*pair, strict=True)] for pair in pairs), strict=True)
     return {
         "wall": statistics.median(wall),
         "wall_low": min(wall),
@@ -29,7 +27,16 @@ def times_as_fast(other: Program, baseline: Program, rounds: int) -> dict[str, f
     }
 
 
-def seconds(program: Program) -> tuple[float, float]:
+def in_turns(one: Program, other: Program, rounds: int) -> tuple[list[Seconds], list[Seconds]]:
+    """The seconds of each round of both, in the order ABBA."""
+    spent: dict[Program, list[Seconds]] = {one: [], other: []}
+    for turn in range(rounds):
+        for program in (one, other) if turn % 2 == 0 else (other, one):
+            spent[program].append(seconds(program))
+    return spent[one], spent[other]
+
+
+def seconds(program: Program) -> Seconds:
     """Wall-clock and processor seconds of one call."""
     wall, processor = time.perf_counter(), time.process_time()
     program()

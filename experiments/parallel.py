@@ -21,8 +21,9 @@ from experiments.variants import SIZES
 from jaxgpt.data import Batches, TokenData, placed, prepare
 from jaxgpt.model.flops import flops_per_token
 from jaxgpt.model.gpt import abstract_model, named_parameters, num_parameters
-from jaxgpt.training.collectives import collectives
+from jaxgpt.training.collectives import by_kind, collectives, wire_bytes
 from jaxgpt.training.config import MeshConfig, TrainConfig
+from jaxgpt.training.hardware import overlapped
 from jaxgpt.training.sharding import batch_sharding, bytes_per_device, cut_axis, make_mesh
 from jaxgpt.training.step import abstract_state, compile_step, initial_state
 
@@ -86,10 +87,8 @@ def trained(config: TrainConfig, data: TokenData) -> dict[str, Any]:
         "losses": losses,
         "state_bytes_per_device": bytes_per_device(abstract_state(config, mesh)),
         "temporary_bytes_per_device": compiled.memory_analysis().temp_size_in_bytes,
-        "collectives": {
-            kind: sum(one.times for one in sent if one.kind == kind) for kind in sorted({c.kind for c in sent})
-        },
-        "wire_bytes_per_step": sum(one.wire_bytes for one in sent),
+        "collectives": {kind: all_of.times for kind, all_of in by_kind(sent).items()},
+        "wire_bytes_per_step": wire_bytes(sent),
         "wire_bytes_by_formula": formula(config, block_gathers=1),
         "wire_bytes_as_written": formula(config, block_gathers=2),
     }
@@ -124,11 +123,12 @@ def predicted(mesh: MeshConfig) -> dict[str, float]:
     config = dataclasses.replace(TrainConfig.preset("gpt2"), mesh=mesh)
     work = flops_per_token(config.model) * GPU["tokens"] / GPU["flops"]
     send = formula(config, block_gathers=2) / GPU["link_bytes_per_second"]
+    without, with_overlap = overlapped(work, send)
     return {
         "arithmetic_milliseconds": 1000 * work,
         "sending_milliseconds": 1000 * send,
-        "efficiency_without_overlap": work / (work + send),
-        "efficiency_with_overlap": work / max(work, send),
+        "efficiency_without_overlap": without,
+        "efficiency_with_overlap": with_overlap,
     }
 
 

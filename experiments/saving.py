@@ -16,14 +16,13 @@ from pathlib import Path
 import jax
 import tyro
 
-from experiments.speed import environment
+from experiments import evidence
 from jaxgpt.data import Batches, prepare
 from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.sharding import one_device
 from jaxgpt.training.step import initial_state, make_step
 
-RESULT = Path(__file__).parent / "results" / "saving.json"
 STEPS = 5
 """In a round."""
 
@@ -36,6 +35,7 @@ def main(rounds: int = 8, preset: str = "quickstart", write: bool = True) -> Non
         preset: What is trained.
         write: Save the result beside the others.
     """
+    environment = evidence.environment("python -m experiments.saving")
     config, mesh = TrainConfig.preset(preset), one_device()
     data = prepare(config.data.source, config.data.tokenizer)
     batches = Batches(data.train, config.batch_size, config.model.context_length, config.seed)
@@ -58,18 +58,17 @@ def main(rounds: int = 8, preset: str = "quickstart", write: bool = True) -> Non
             if turn % 2:
                 written.append(time.perf_counter() - began)
     result = {
-        "command": "python -m experiments.saving",
         "preset": preset,
-        "megabytes": round(sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e6, 1),
-        "seconds_per_step": round(statistics.median(quiet), 4),
-        "seconds_per_step_during_a_save": round(statistics.median(busy), 4),
-        "seconds_that_save_holds_the_loop": round(statistics.median(held[1:]), 4),
-        "seconds_until_written_at_most": round(statistics.median(written[1:]), 3),
-        "environment": environment(),
+        "megabytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e6,
+        "seconds_per_step": statistics.median(quiet),
+        "seconds_per_step_during_a_save": statistics.median(busy),
+        "seconds_that_save_holds_the_loop": statistics.median(held[1:]),
+        "seconds_until_written_at_most": statistics.median(written[1:]),
+        "environment": environment,
     }
     print(json.dumps(result, indent=1))
     if write:
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        evidence.write("saving", result)
 
 
 if __name__ == "__main__":

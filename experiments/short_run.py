@@ -15,12 +15,12 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.sharding import one_device
 from jaxgpt.training.step import initial_state, make_step
-from jaxgpt.user_cache import cache_folder
+from jaxgpt.user_cache import programs_folder
 
 
 def keep_programs() -> None:
     """Compiled programs are kept on disk: seeds share them, and a second start finds them."""
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
+    jax.config.update("jax_compilation_cache_dir", programs_folder())
 
 
 def train(

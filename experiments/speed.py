@@ -10,20 +10,18 @@ Needs the test extra (torch, transformers). What it does not show: other sizes, 
 
 import dataclasses
 import json
-import os
-import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
 
-RESULTS = Path(__file__).parent / "results"
+from experiments import evidence
+from experiments.interleaved import in_turns
+
 TOLERANCE = 2e-4
 """Relative difference of the losses above which a ratio is void."""
 
@@ -48,6 +46,9 @@ def main(arguments: Arguments) -> None:
     """Print and save the ratios."""
     from jaxgpt.training.config import TrainConfig
 
+    command = f"python -m experiments.speed --preset {arguments.preset} --rounds {arguments.rounds}"
+    command += f" --steps {arguments.steps}{' --compile' if arguments.compile else ''}"
+    environment = evidence.environment(command, "torch", "transformers")
     config = TrainConfig.preset(arguments.preset)
     rng = np.random.default_rng(0)
     shape = (arguments.steps, config.batch_size, config.model.context_length + 1)
@@ -55,34 +56,26 @@ def main(arguments: Arguments) -> None:
     rivals = {"torch eager": torch_step(config, compiled=False)}
     if arguments.compile:
         rivals["torch compiled"] = torch_step(config, compiled=True)
-    result = {"preset": arguments.preset, "environment": environment(), "rivals": {}}
+    result = {"preset": arguments.preset, "environment": environment, "rivals": {}}
     for name, theirs in rivals.items():
         ours = jax_step(config)  # from the start again, as each rival
         result["rivals"][name] = compare(ours, theirs, batches, arguments.rounds)
         print(f"{arguments.preset}: jaxgpt beside {name}: {json.dumps(result['rivals'][name])}")
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"speed-{arguments.preset}-cpu.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to experiments/results/{path.name}")
+    evidence.write(f"speed-{arguments.preset}-cpu", result)
 
 
 def compare(ours: Step, theirs: Step, batches: np.ndarray, rounds: int) -> dict[str, Any]:
     """Seconds per step of both and the ratio of speeds, as medians; void where the losses differ."""
     losses = [[step(batch) for batch in batches] for step in (ours, theirs)]  # the warm-up
     apart = max(abs(a - b) / b for a, b in zip(*losses, strict=True))
-    times: dict[Step, list[float]] = {ours: [], theirs: []}
-    for turn in range(rounds):
-        for step in (ours, theirs) if turn % 2 == 0 else (theirs, ours):
-            began = time.perf_counter()
-            for batch in batches:
-                step(batch)
-            times[step].append((time.perf_counter() - began) / len(batches))
-    ratios = [b / a for a, b in zip(times[ours], times[theirs], strict=True)]
+    turns = in_turns(lambda: [ours(batch) for batch in batches], lambda: [theirs(batch) for batch in batches], rounds)
+    our_times, their_times = ([wall / len(batches) for wall, _ in side] for side in turns)
+    ratios = [b / a for a, b in zip(our_times, their_times, strict=True)]
     return {
         "times_as_fast": round(statistics.median(ratios), 3) if apart < TOLERANCE else None,
         "spread": [round(min(ratios), 3), round(max(ratios), 3)],
-        "seconds_per_step": round(statistics.median(times[ours]), 4),
-        "seconds_per_step_theirs": round(statistics.median(times[theirs]), 4),
+        "seconds_per_step": round(statistics.median(our_times), 4),
+        "seconds_per_step_theirs": round(statistics.median(their_times), 4),
         "losses_apart": float(f"{apart:.2g}"),
     }
 
@@ -148,18 +141,6 @@ def torch_step(config: Any, *, compiled: bool) -> Step:
         return loss.item()
 
     return update
-
-
-def environment() -> dict[str, Any]:
-    """What the numbers depend on."""
-    names = ("jax", "flax", "torch", "transformers", "numpy")
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        **{name: version(name) for name in names},
-    }
 
 
 if __name__ == "__main__":

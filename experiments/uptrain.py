@@ -14,7 +14,7 @@ size of an effect, and prove no small one.
 """
 
 import dataclasses
-import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
                 if name == "unchanged" and way != "text":
                     continue
                 this = dataclasses.replace(config, model=operate(baseline, **changes).config, seed=1000 + seed)
-                path = folder / f"{name}-{way}-{seed}.json"
+                path = folder / f"{name}-{way}-{seed}"
                 found.setdefault(f"{name}, {way}", []).append(kept_run(path, this, data, baseline, changes, way))
     result = {
         "environment": environment,
@@ -117,24 +117,24 @@ def kept_run(
     path: Path, config: TrainConfig, data: TokenData, baseline: GPT, changes: dict[str, Any], way: str
 ) -> dict[str, Any]:
     """The curve of a run: read where it is finished, else made."""
-    fields = json.loads(json.dumps(config.to_dict() | {"changes": changes}))
-    if path.exists() and (kept := json.loads(path.read_text()))["config"] == fields:
-        return kept
-    start = None if way == "scratch" else operate(baseline, **changes)
-    _, curve = short_run.train(config, data, start=start, teacher=baseline if way == "distilled" else None)
-    print(f"{path.stem}: {curve['validation'][0]:.4f} -> {curve['validation'][-1]:.4f}", flush=True)
-    evidence.write(path.stem, {"config": fields, **curve}, path.parent)
-    return {"config": fields, **curve}
+
+    def make() -> dict[str, Any]:
+        start = None if way == "scratch" else operate(baseline, **changes)
+        _, curve = short_run.train(config, data, start=start, teacher=baseline if way == "distilled" else None)
+        print(f"{path.name}: {curve['validation'][0]:.4f} -> {curve['validation'][-1]:.4f}", flush=True)
+        return curve
+
+    return evidence.kept(path.name, config.to_dict() | {"changes": changes}, make, path.parent)
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Over the seeds: the loss at once, and along the way."""
     points = list(zip(*(run["validation"] for run in runs), strict=True))
     return {
-        "at_once": evidence.mean(points[0]),
-        "after": evidence.mean(points[-1]),
+        "at_once": statistics.fmean(points[0]),
+        "after": statistics.fmean(points[-1]),
         "tokens": runs[0]["tokens"],
-        "validation": [evidence.mean(point) for point in points],
+        "validation": [statistics.fmean(point) for point in points],
         "validation_se": [evidence.standard_error(point) for point in points],
     }
 
@@ -145,7 +145,7 @@ def ranking(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     pooled = found["grouped, text"]
     measures = {
         "at_the_end": lambda run: run["validation"][-1],
-        "on_the_way": lambda run: evidence.mean(run["validation"][1:]),
+        "on_the_way": lambda run: statistics.fmean(run["validation"][1:]),
     }
     return {
         name: {

@@ -12,7 +12,6 @@ same seed gives the same batches; the weights it draws differ where the list of 
 """
 
 import dataclasses
-import json
 import statistics
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -124,15 +123,14 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 def kept_run(folder: Path, name: str, config: TrainConfig, data: TokenData) -> dict[str, Any]:
     """The curve and the final losses of a run: read where it is finished, else made."""
-    path, fields = folder / f"{name}.json", json.loads(json.dumps(config.to_dict()))
-    if path.exists() and (kept := json.loads(path.read_text()))["config"] == fields:
-        return kept
-    model, curve = short_run.train(config, data)
-    by_position = short_run.losses_by_position(model, short_run.whole_validation(config, data))
-    result = {"config": fields, "loss": float(by_position.mean()), "by_position": by_position.tolist(), **curve}
-    print(f"{name}: loss {result['loss']:.4f}, {curve['step_seconds']:.0f} s", flush=True)
-    evidence.write(name, result, folder)
-    return result
+
+    def make() -> dict[str, Any]:
+        model, curve = short_run.train(config, data)
+        by_position = short_run.losses_by_position(model, short_run.whole_validation(config, data))
+        print(f"{name}: loss {by_position.mean():.4f}, {curve['step_seconds']:.0f} s", flush=True)
+        return {"loss": float(by_position.mean()), "by_position": by_position.tolist(), **curve}
+
+    return evidence.kept(name, config.to_dict(), make, folder)
 
 
 def losses(runs: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[str, Any]:
@@ -140,7 +138,7 @@ def losses(runs: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[s
     final = [run["loss"] for run in runs]
     curves = np.array([run["validation"] for run in runs])
     return {
-        "loss": evidence.mean(final),
+        "loss": statistics.fmean(final),
         "loss_se": evidence.standard_error(final),
         "losses": final,
         "against_baseline": evidence.paired(final, [run["loss"] for run in baseline]),

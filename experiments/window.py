@@ -29,7 +29,7 @@ from jaxgpt.model.cache import Cache, LayerCache, sharing_positions
 from jaxgpt.model.gpt import GPT
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.sharding import one_device
-from jaxgpt.training.step import abstract_state, initial_state, make_step
+from jaxgpt.training.step import abstract_batch, abstract_state, initial_state, make_step
 
 WINDOW = 256
 TOKENS = 16
@@ -81,8 +81,8 @@ def backends() -> dict[str, dict[str, Any]]:
 def measured(config: GPTConfig, arguments: Arguments) -> dict[str, Any]:
     """Memory of a training step, its time where it may run, and a decoded token's time and cache."""
     train = TrainConfig(model=config, batch_size=1)
-    shape = jax.ShapeDtypeStruct((1, config.context_length + 1), jnp.int32)
-    compiled = make_step(train, one_device()).lower(abstract_state(train, one_device()), shape, None).compile()
+    batch = abstract_batch(train, one_device())
+    compiled = make_step(train, one_device()).lower(abstract_state(train, one_device()), batch, None).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
     row = {
         "length": config.context_length,
@@ -92,7 +92,7 @@ def measured(config: GPTConfig, arguments: Arguments) -> dict[str, Any]:
     if config.context_length > arguments.longest_run or temporary > arguments.most_gigabytes * 1e9:
         return row
     state = initial_state(train, one_device())
-    tokens = np.random.default_rng(0).integers(0, config.vocab_size, shape.shape, dtype=np.int32)
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, batch.shape, dtype=np.int32)
 
     def step() -> None:
         nonlocal state

@@ -9,3 +9,8 @@ import pooch
 def cache_folder() -> Path:
     """$JAXGPT_CACHE, or the system's place for a user's caches."""
     return Path(os.environ.get("JAXGPT_CACHE") or pooch.os_cache("jaxgpt"))
+
+
+def programs_folder() -> str:
+    """Where compiled programs are kept, for JAX's settings."""
+    return str(cache_folder() / "programs")

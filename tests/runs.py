@@ -24,7 +24,7 @@ from jaxgpt.cli import main
 from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.run import read_run
 from jaxgpt.training.sharding import one_device
-from jaxgpt.user_cache import cache_folder
+from jaxgpt.user_cache import cache_folder, programs_folder
 
 STEPS, EVAL_EVERY = 200, 50
 FLAGS = ("--model.num-layers", "1", "--steps", str(STEPS), "--eval-every", str(EVAL_EVERY), "--sample-tokens", "16")
@@ -34,8 +34,9 @@ ROOT = Path(__file__).resolve().parent.parent
 QUICKLY = {"jax_disable_most_optimizations": True, "jax_persistent_cache_min_compile_time_secs": 0}
 
 
-quick = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""jax.jit that compiles three times as fast."""
+QUICK = {"xla_backend_optimization_level": 0}
+"""Compiler options for machine code made three times as fast."""
+quick = partial(jax.jit, compiler_options=QUICK)
 
 
 class Outcome(NamedTuple):
@@ -59,7 +60,7 @@ def write_text(path: Path) -> Path:
 @contextlib.contextmanager
 def quick_compilation() -> Iterator[None]:
     """Within, what is compiled is what `start` compiles."""
-    changes = {**QUICKLY, "jax_compilation_cache_dir": programs()}
+    changes = {**QUICKLY, "jax_compilation_cache_dir": programs_folder()}
     usual = {name: jax.config.values[name] for name in changes}
     try:
         for name, value in changes.items():
@@ -70,10 +71,6 @@ def quick_compilation() -> Iterator[None]:
         for name, value in usual.items():
             jax.config.update(name, value)
         reset_cache()
-
-
-def programs() -> str:
-    return str(cache_folder() / "programs")
 
 
 def jaxgpt(*arguments: object) -> Outcome:
@@ -99,7 +96,7 @@ def start(*arguments: object, largest_file: int | None = None, devices: int = 1)
     """Run a command line in a process of its own, which can write no file of more bytes than `largest_file`."""
     limit = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest_file}, {largest_file})); " if largest_file else ""
     program = f"import resource, runpy; {limit}runpy.run_module('jaxgpt', run_name='__main__', alter_sys=True)"
-    settings = {**QUICKLY, "jax_compilation_cache_dir": programs()}
+    settings = {**QUICKLY, "jax_compilation_cache_dir": programs_folder()}
     if largest_file:
         settings["jax_persistent_cache_min_compile_time_secs"] = 1000  # read programs, write none
     return subprocess.Popen(
@@ -117,15 +114,19 @@ def start(*arguments: object, largest_file: int | None = None, devices: int = 1)
     )
 
 
-def start_two(*arguments: object, devices: int) -> list[subprocess.Popen]:
-    """Run a command line in two processes that work together."""
+def start_two(*arguments: object, devices: tuple[int, int] = (4, 4)) -> list[subprocess.Popen]:
+    """Run a command line in two processes that work together, with so many devices each."""
+    address = f"localhost:{free_port()}"
+    return [
+        start(*arguments, "--coordinator", address, "--num-processes", 2, "--process-id", i, devices=each)
+        for i, each in enumerate(devices)
+    ]
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    return [
-        start(*arguments, "--coordinator", address, "--num-processes", 2, "--process-id", i, devices=devices)
-        for i in range(2)
-    ]
+        return free.getsockname()[1]
 
 
 def without_torch() -> str:

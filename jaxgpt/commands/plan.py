@@ -1,20 +1,16 @@
 """`jaxgpt plan`."""
 
 import dataclasses
-from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 
 from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.hardware import UTILISATION, Device, Fabric
 
 if TYPE_CHECKING:
-    from jaxgpt.training.plan import Device, Fabric, Plan
-else:
-    from typing import Literal
-
-    Device, Fabric = Literal["cpu", "h100", "h200"], Literal["nvlink", "infiniband", "ethernet"]
+    from jaxgpt.training.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,18 +83,14 @@ def _rows(chosen: Arguments, plan: "Plan") -> dict[str, str]:
 
 def _sent(plan: "Plan") -> str:
     """What each device sends in a step, by kind."""
-    counts: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    for each in plan.sent:
-        counts[each.kind] += each.times
-        sizes[each.kind] += each.times * each.bytes
-    wire = sum(each.wire_bytes for each in plan.sent)
-    kinds = [f"{counts[kind]} {kind} of {_in('B', size)} in all" for kind, size in sizes.items()]
-    return f"{_in('B', wire)} by each device: {', '.join(kinds)}" if kinds else "nothing"
+    from jaxgpt.training.collectives import by_kind, wire_bytes
+
+    kinds = [f"{sent.times} {kind} of {_in('B', sent.bytes)} in all" for kind, sent in by_kind(plan.sent).items()]
+    return f"{_in('B', wire_bytes(plan.sent))} by each device: {', '.join(kinds)}" if kinds else "nothing"
 
 
 def _prediction(chosen: Arguments, plan: "Plan") -> str:
-    from jaxgpt.training.plan import UTILISATION, efficiency
+    from jaxgpt.training.plan import efficiency
 
     assert chosen.device != "cpu"
     least, most = efficiency(plan, chosen.device, chosen.fabric)

@@ -66,7 +66,8 @@ def main(arguments: list[str]) -> int:
 
 def _join(flags: list[str]) -> None:
     """Find the other processes, where the flags say that there are any."""
-    cluster = tyro.cli(Cluster, args=[flag for flag in flags if flag != "--help"], return_unknown_args=True)[0]
+    known = [flag for flag in flags if flag not in ("-h", "--help")]
+    cluster = tyro.cli(Cluster, args=known, return_unknown_args=True)[0]
     if cluster.is_many:
         from jaxgpt.training.cluster import connect
 
@@ -237,6 +238,7 @@ def _print_header(run: "Run", data: "TokenData", mesh: "Mesh", console: Console)
     import jax
 
     from jaxgpt.model.gpt import abstract_model, num_parameters
+    from jaxgpt.training.cluster import count_hosts
     from jaxgpt.training.sharding import bytes_per_device
     from jaxgpt.training.step import abstract_state, describe_attention
 
@@ -252,7 +254,7 @@ def _print_header(run: "Run", data: "TokenData", mesh: "Mesh", console: Console)
     }
     if len(jax.devices()) > 1:
         rows["mesh"] = (
-            f"{jax.process_count()} processes, {mesh.size} of {len(jax.devices())} devices: "
+            f"{count_hosts()} hosts, {jax.process_count()} processes, {mesh.size} of {len(jax.devices())} devices: "
             f"data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}, zero {config.zero}"
         )
         rows["each"] = (

@@ -17,7 +17,7 @@ def flops_per_token(config: GPTConfig, *, causal: bool = True) -> float:
     keys = sum(
         _mean_keys(config.context_length, window) if causal else config.context_length for window in config.windows
     )
-    return 6 * weights + 12 * heads * keys
+    return float(6 * weights + 12 * heads * keys)
 
 
 def _mean_keys(length: int, window: int | None) -> float:

@@ -1,6 +1,7 @@
 """GPT-2 (Radford et al. 2019): parts, then the block, then the model. Modules hold parameters and nothing else."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -256,6 +257,12 @@ def vocabulary_table(config: GPTConfig, rngs: nnx.Rngs) -> Float[Array, "V D"]:
 
 def abstract_model(config: GPTConfig) -> GPT:
     """The model's shapes without its numbers."""
+    return jax.tree.map(lambda leaf: leaf, _traced(config))  # a copy: a module can be changed
+
+
+@cache
+def _traced(config: GPTConfig) -> GPT:
+    """Tracing gpt2-xl takes five seconds, and a start asks several times."""
     return jax.eval_shape(lambda: GPT(config, rngs=nnx.Rngs(0)))
 
 

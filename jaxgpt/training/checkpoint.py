@@ -23,6 +23,10 @@ Items = dict[str, dict[str, Any]]
 """Arrays, or their shapes and places, by item and by path."""
 
 
+class SaveFailed(ValueError):  # noqa: N818  named for what happened
+    """A checkpoint could not be written."""
+
+
 class Checkpoints:
     """The checkpoints of one run. Use as a context: leaving it waits for saves under way."""
 
@@ -51,7 +55,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState, val_loss: float) -> None:
-        """Begin to save. Raises ValueError where this save, or the one before it, cannot be written."""
+        """Begin to save. Raises SaveFailed where this save, or the one before it, cannot be written."""
         items = _items(state)
         args = ocp.args.Composite(
             checksums=ocp.args.JsonSave({name: checksums(leaves) for name, leaves in items.items()}),
@@ -61,7 +65,7 @@ class Checkpoints:
             self._manager.save(int(state.step), args=args, metrics={"val_loss": val_loss})
 
     def wait(self) -> None:
-        """Until the save under way is whole on disk. Raises ValueError where it cannot be written."""
+        """Until the save under way is whole on disk. Raises SaveFailed where it cannot be written."""
         with self._writing():
             self._manager.wait_until_finished()
 
@@ -73,7 +77,7 @@ class Checkpoints:
             raise
         except Exception as error:  # orbax and tensorstore raise many kinds; each means the same to the user
             whole = list(self._manager.all_steps(read=True))
-            raise ValueError(
+            raise SaveFailed(
                 f"a checkpoint could not be written to {self.folder} ({_reason(error)}); "
                 f"whole ones are of steps {whole}: make room, then resume"
             ) from error

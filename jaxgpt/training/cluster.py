@@ -1,6 +1,8 @@
 """Several processes as one: who they are, what one does for all, and where all stop together."""
 
 import os
+import socket
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -52,6 +54,13 @@ def check_equal_hosts(devices: list[jax.Device]) -> None:
     if len(set(counts.values())) > 1:
         seen = ", ".join(f"{count} in process {process}" for process, count in sorted(counts.items()))
         raise ValueError(f"the processes see different numbers of devices ({seen}): make them equal")
+
+
+def count_hosts() -> int:
+    """How many machines the processes run on, by their names."""
+    if jax.process_count() == 1:
+        return 1
+    return len(np.unique(multihost_utils.process_allgather(np.uint32(zlib.crc32(socket.gethostname().encode())))))
 
 
 def is_first() -> bool:

@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from jaxgpt.training.hlo import arrays, computations, turns
+
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
-SHAPE = re.compile(r"\b(" + "|".join(BYTES) + r")\[([0-9,]*)\]")
 
 
 class Collective(NamedTuple):
@@ -33,29 +33,35 @@ class Collective(NamedTuple):
 
 def collectives(hlo: str) -> list[Collective]:
     """All collectives of a compiled program, from the text of its optimized HLO (`compiled.as_text()`)."""
-    bodies, entry = _computations(hlo)
-    return list(_walk(bodies, entry, 1))
+    return list(_walk(*computations(hlo), 1))
 
 
-def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
-    bodies: dict[str, list[str]] = {}
-    entry = name = ""
-    for line in hlo.splitlines():
-        if head := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{", line):
-            name = head[2]
-            bodies[name] = []
-            entry = name if head[1] else entry
-        elif name and " = " in line:
-            bodies[name].append(line)
-    return bodies, entry
+class Sum(NamedTuple):
+    """All the collectives of one kind."""
+
+    times: int
+    """In a step."""
+    bytes: int
+    """Of the arrays, each as often as it is sent."""
+
+
+def by_kind(found: list[Collective]) -> dict[str, Sum]:
+    """What there is of each kind."""
+    return {
+        kind: Sum(sum(each.times for each in some), sum(each.times * each.bytes for each in some))
+        for kind in KINDS
+        if (some := [each for each in found if each.kind == kind])
+    }
+
+
+def wire_bytes(found: list[Collective]) -> float:
+    """What each device sends in a step."""
+    return sum(each.wire_bytes for each in found)
 
 
 def _walk(bodies: dict[str, list[str]], name: str, times: int) -> Iterator[Collective]:
     for line in bodies[name]:
-        inner = 1
-        if re.search(r"\bwhile\(", line):
-            known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-            inner = int(known[1]) if known else 1
+        inner = turns(line) if re.search(r"\bwhile\(", line) else 1
         for called in re.findall(r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)", line):
             yield from _walk(bodies, called, times * inner)
         if found := re.search(r"= (.*?) (" + "|".join(KINDS) + r")(-start)?\(", line):
@@ -63,7 +69,7 @@ def _walk(bodies: dict[str, list[str]], name: str, times: int) -> Iterator[Colle
 
 
 def _collective(line: str, result: str, kind: str, *, is_start: bool, times: int) -> Collective:
-    shapes = [(BYTES[dtype], tuple(int(n) for n in axes.split(",") if n)) for dtype, axes in SHAPE.findall(result)]
+    shapes = arrays(result)
     if is_start and (result.startswith("((") or kind in ("all-gather", "collective-permute")):  # operands come first
         shapes = shapes[len(shapes) // 2 :]
     devices = _group_size(line)

@@ -160,6 +160,9 @@ class TrainConfig:
     """The latest so many checkpoints are kept, and the best."""
     keep_every: int | None = None
     """Checkpoints of steps that are multiples of this are kept too."""
+    on_failed_save: Literal["stop", "go_on"] = "stop"
+    """Where a checkpoint cannot be written, such as on a full disk; the one before it stays. go_on: train on, and try
+    again at the next validation."""
     on_nonfinite: Literal["stop", "skip", "rewind"] = "stop"
     """Where a loss or gradient is NaN or infinite. stop: end the run. skip: leave that update out. rewind: go back to
     the newest checkpoint, and past the batches since."""

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
-from jaxgpt.config import GPTConfig
-from jaxgpt.model.gpt import GPT, Block, abstract_model, named_parameters, path_name
-from jaxgpt.training.sharding import FSDP, cut_axis, within_block
+from jaxgpt.model.gpt import GPT, Block, named_parameters, path_name
+from jaxgpt.training.sharding import FSDP, parameter_specs, within_block
 
 Part = TypeVar("Part", GPT, Block)
 
@@ -45,10 +45,21 @@ gather.defvjp(_forward, _backward)
 class Gatherer:
     """Knows which parameters of a model are cut, and makes them whole on each device."""
 
-    def __init__(self, config: GPTConfig, mesh: Mesh, grad_dtype: str) -> None:
-        shapes = named_parameters(abstract_model(config))
-        self._cuts = {within_block(path): cut_axis(path, leaf.shape, mesh) for path, leaf in shapes.items()}
-        self._dtype, self._grad_dtype = config.dtype, grad_dtype
+    def __init__(self, specs: GPT, dtype: str, grad_dtype: str) -> None:
+        self.specs, self._dtype, self._grad_dtype = specs, dtype, grad_dtype
+        self._cuts = {
+            within_block(path): spec.index(FSDP) for path, spec in named_parameters(specs).items() if FSDP in spec
+        }
+
+    @classmethod
+    def of(cls, model: GPT, mesh: Mesh, grad_dtype: str) -> "Gatherer":
+        """For a model as a whole, before its shards are looked at."""
+        return cls(parameter_specs(model, mesh), model.config.dtype, grad_dtype)
+
+    @property
+    def cuts(self) -> bool:
+        """Whether there is anything to gather."""
+        return bool(self._cuts)
 
     def block(self, block: Block) -> Block:
         """A block, whole. Its kernels travel in the dtype they are used in."""
@@ -59,9 +70,10 @@ class Gatherer:
         whole = partial(gather, dtype="float32", grad_dtype=self._grad_dtype)
         return self._map(whole, model, lambda path: not path.startswith("blocks."))
 
-    def everything(self, model: GPT) -> GPT:
-        """The whole model, in float32."""
-        return self._map(partial(gather, dtype="float32", grad_dtype=self._grad_dtype), model)
+    def everything(self, model: GPT) -> tuple[GPT, "Gatherer"]:
+        """The whole model, in float32, and a gatherer that finds nothing to do in it."""
+        whole = self._map(partial(gather, dtype="float32", grad_dtype=self._grad_dtype), model)
+        return whole, Gatherer(jax.tree.map(lambda _: P(), self.specs), self._dtype, self._grad_dtype)
 
     def scattered(self, gradients: GPT) -> GPT:
         """The inverse for gradients of a whole model: summed, and cut like the model."""
@@ -71,7 +83,7 @@ class Gatherer:
         """Change the leaves of a part that are cut and chosen by their path."""
 
         def one(path: tuple[Any, ...], leaf: Array) -> Array:
-            cut = self._cuts[within_block(path_name(path))]
+            cut = self._cuts.get(within_block(path_name(path)))
             return change(leaf, axis=cut) if cut is not None and chosen(path_name(path)) else leaf
 
         return jax.tree_util.tree_map_with_path(one, part)

@@ -2,7 +2,8 @@
 
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -16,12 +17,12 @@ from rich.console import Console
 
 from jaxgpt.data import Batches, TokenData, fixed_batches, placed
 from jaxgpt.model.gpt import GPT
-from jaxgpt.training.checkpoint import Checkpoints
+from jaxgpt.training.checkpoint import Checkpoints, SaveFailed
 from jaxgpt.training.cluster import all_stop_after
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.heartbeat import ends_with_the_others
 from jaxgpt.training.metrics import BadNumbers, Reporter
-from jaxgpt.training.parallel import mean_loss
+from jaxgpt.training.parallel import batch_loss
 from jaxgpt.training.run import Run, resume_command
 from jaxgpt.training.sharding import batch_sharding, check_batch, on_mesh
 from jaxgpt.training.signals import stop_signals
@@ -76,7 +77,8 @@ def train(run: Run, data: TokenData, mesh: Mesh, console: Console, teacher: GPT 
                     raise
                 rewinds += 1
                 state = _rewound(bad, run, checkpoints, mesh, console)
-        checkpoints.wait()
+        with _as_configured(config, console):
+            checkpoints.wait()
     return state.model
 
 
@@ -96,7 +98,7 @@ def _advance(state: TrainState, run: Run, program: Program, checkpoints: Checkpo
                 with reporter.clock_stopped():
                     val_loss = program.validate(state.model)
                 reporter.report(done, metrics, val_loss)
-                with reporter.clock_stopped():
+                with reporter.clock_stopped(), _as_configured(config, console):
                     checkpoints.save(state, val_loss)
                 late = None
             elif stop:
@@ -108,6 +110,17 @@ def _advance(state: TrainState, run: Run, program: Program, checkpoints: Checkpo
     return state
 
 
+@contextmanager
+def _as_configured(config: TrainConfig, console: Console) -> Iterator[None]:
+    """Within, a checkpoint that cannot be written is told, and ends the run unless the config says to go on."""
+    try:
+        yield
+    except SaveFailed as failed:
+        if config.on_failed_save == "stop":
+            raise
+        console.print(f"{failed}; going on without it", soft_wrap=True)
+
+
 def _program(
     run: Run, data: TokenData, mesh: Mesh, console: Console, state: TrainState, teacher: GPT | None
 ) -> Program:
@@ -116,7 +129,7 @@ def _program(
     shape, rows = (config.batch_size, length + 1), batch_sharding(mesh)
     batches = Batches(data.train, config.batch_size, length, config.seed)
     held_back = fixed_batches(data.validation, config.batch_size, length, config.eval_batches)
-    loss = jax.jit(partial(mean_loss, config=config, mesh=mesh))
+    loss = jax.jit(partial(batch_loss, config=config, mesh=mesh))
 
     def batch(number: int) -> Array:
         return placed(partial(batches, number), shape, rows)

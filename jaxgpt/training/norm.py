@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
 from jaxgpt.model.gpt import GPT
@@ -15,7 +14,7 @@ VECTOR = 16384
 
 def global_norm(gradients: GPT, specs: GPT) -> Float[Array, ""]:
     """The square root of the sum of the squares of all numbers, on each device of a mesh; one scalar is sent."""
-    pairs = list(zip(jax.tree.leaves(gradients), jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, P))))
+    pairs = list(zip(jax.tree.leaves(gradients), jax.tree.leaves(specs), strict=True))
     cut, whole = ([leaf for leaf, spec in pairs if (FSDP in spec) == is_cut] for is_cut in (True, False))
     total = squares(whole)
     if cut:

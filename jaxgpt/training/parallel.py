@@ -23,7 +23,7 @@ from jaxgpt.model.remat import Remat
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.gather import Gatherer
 from jaxgpt.training.norm import global_norm
-from jaxgpt.training.sharding import FSDP, batch_axes, parameter_specs
+from jaxgpt.training.sharding import batch_axes
 
 Loss = Callable[[GPT, Int[Array, "B S"], RandomKeys], Float[Array, ""]]
 
@@ -41,53 +41,53 @@ def loss_and_grads(
 
     With keys, dropout. With a teacher, the loss is the divergence from its distributions.
     """
-    specs, rows = parameter_specs(model, mesh), P(batch_axes(mesh) or None)
-    inputs = (specs, rows, rows, None if teacher is None else parameter_specs(teacher, mesh))
-    local = partial(_local, specs=specs, config=config, mesh=mesh)
-    return jax.shard_map(local, mesh=mesh, in_specs=inputs, out_specs=(P(), specs, P()))(model, tokens, keys, teacher)
+    axes = batch_axes(mesh)
+    gatherer = Gatherer.of(model, mesh, config.grad_dtype)
+    teachers = None if teacher is None else Gatherer.of(teacher, mesh, config.grad_dtype)
+
+    def local(
+        shards: GPT, tokens: Array, keys: RandomKeys, teacher: GPT | None
+    ) -> tuple[Float[Array, ""], GPT, Float[Array, ""]]:
+        """What one device does with its shards and its rows."""
+        parameters, inner = jax.tree.map(partial(_own, axes=axes), shards, gatherer.specs), gatherer
+        if config.zero == 1:  # gathered before the microbatches, scattered after them
+            parameters, inner = gatherer.everything(parameters)
+        loss_of = make_loss(config, inner, teacher, teachers)
+        total, grads = _accumulated(loss_of, parameters, tokens, keys, config.microbatches)
+        if config.zero == 1:
+            grads = gatherer.scattered(grads)
+        grads = jax.tree.map(partial(_reduced, axes=axes, dtype=config.grad_dtype), grads, gatherer.specs)
+        loss, grads = jax.tree.map(lambda summed: summed / mesh.size, (jax.lax.psum(total, axes), grads))
+        return loss, grads, global_norm(grads, gatherer.specs)
+
+    rows = P(axes or None)
+    inputs = (gatherer.specs, rows, rows, None if teachers is None else teachers.specs)
+    outputs = (P(), gatherer.specs, P())
+    return jax.shard_map(local, mesh=mesh, in_specs=inputs, out_specs=outputs)(model, tokens, keys, teacher)
 
 
-def _local(
-    shards: GPT, tokens: Array, keys: RandomKeys, teacher: GPT | None, *, specs: GPT, config: TrainConfig, mesh: Mesh
-) -> tuple[Array, GPT, Array]:
-    """What one device does with its shards and its rows."""
-    axes, gatherer = batch_axes(mesh), Gatherer(shards.config, mesh, config.grad_dtype)
-    shards = jax.tree.map(partial(_own, axes=axes), shards, specs)
-    if config.zero == 1:
-        loss = make_loss(config, mesh, teacher)
-        total, grads = _accumulated(loss, gatherer.everything(shards), tokens, keys, config.microbatches)
-        grads = gatherer.scattered(grads)
-    else:
-        loss = make_loss(config, mesh, teacher, gatherer)
-        total, grads = _accumulated(loss, shards, tokens, keys, config.microbatches)
-    grads = jax.tree.map(partial(_reduced, axes=axes, dtype=config.grad_dtype), grads, specs)
-    loss, grads = jax.tree.map(lambda summed: summed / mesh.size, (jax.lax.psum(total, axes), grads))
-    return loss, grads, global_norm(grads, specs)
-
-
-def mean_loss(model: GPT, tokens: Int[Array, "B S"], *, config: TrainConfig, mesh: Mesh) -> Float[Array, ""]:
+def batch_loss(model: GPT, tokens: Int[Array, "B S"], *, config: TrainConfig, mesh: Mesh) -> Float[Array, ""]:
     """Mean loss over the batch in nats per token; no dropout, no gradient."""
+    axes, gatherer = batch_axes(mesh), Gatherer.of(model, mesh, config.grad_dtype)
 
     def local(shards: GPT, tokens: Array) -> Array:
-        gatherer = Gatherer(shards.config, mesh, config.grad_dtype)
         loss = next_token_loss(gatherer.tables(shards), tokens, ready=gatherer.block)
-        return jax.lax.psum(loss, batch_axes(mesh)) / mesh.size
+        return jax.lax.psum(loss, axes) / mesh.size
 
-    inputs = (parameter_specs(model, mesh), P(batch_axes(mesh) or None))
+    inputs = (gatherer.specs, P(axes or None))
     return jax.shard_map(local, mesh=mesh, in_specs=inputs, out_specs=P())(model, tokens)
 
 
-def make_loss(config: TrainConfig, mesh: Mesh, teacher: GPT | None, gatherer: Gatherer | None = None) -> Loss:
-    """The loss of one microbatch on one device, of a model that is whole, or that a gatherer makes whole."""
+def make_loss(config: TrainConfig, gatherer: Gatherer, teacher: GPT | None, teachers: Gatherer | None) -> Loss:
+    """The loss of one microbatch on one device, of a model that the gatherer makes whole; with a teacher, its own."""
     remat: Remat = "none" if config.remat == "auto" else config.remat
-    if gatherer and mesh.shape[FSDP] > 1 and config.zero == 3 and remat == "none":
+    if gatherer.cuts and config.zero == 3 and remat == "none":
         remat = "parameters"  # gathered again for the backward pass
-    strategy: dict[str, Any] = {"remat": remat} | ({"ready": gatherer.block} if gatherer else {})
+    strategy: dict[str, Any] = {"ready": gatherer.block, "remat": remat}
     loss: Callable[..., Array] = partial(next_token_loss, **strategy)
-    if teacher is not None:
-        whole = Gatherer(teacher.config, mesh, config.grad_dtype)
-        loss = partial(distillation_loss, whole.tables(teacher), teacher_ready=whole.block, **strategy)
-    return lambda model, tokens, keys: loss(gatherer.tables(model) if gatherer else model, tokens, keys)
+    if teacher is not None and teachers is not None:
+        loss = partial(distillation_loss, teachers.tables(teacher), teacher_ready=teachers.block, **strategy)
+    return lambda model, tokens, keys: loss(gatherer.tables(model), tokens, keys)
 
 
 def _accumulated(

@@ -1,39 +1,27 @@
 """What a run would need and send, read from its compiled program before it runs."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxgpt.model.attention import compiling_for
 from jaxgpt.model.flops import flops_per_token
-from jaxgpt.training.collectives import Collective, collectives
+from jaxgpt.training.collectives import Collective, collectives, wire_bytes
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.sharding import batch_sharding, bytes_per_device, make_mesh
-from jaxgpt.training.step import abstract_state, compile_step, memory_needed
+from jaxgpt.training.hardware import (
+    BYTES_PER_SECOND,
+    GPU,
+    HARDWARE,
+    USED_MEMORY,
+    UTILISATION,
+    Device,
+    Fabric,
+    overlapped,
+)
+from jaxgpt.training.sharding import bytes_per_device, make_mesh
+from jaxgpt.training.step import abstract_batch, abstract_state, compile_step, memory_needed
 from jaxgpt.training.target import AS_IT_IS, h200
-
-Device = Literal["cpu", "h100", "h200"]
-Fabric = Literal["nvlink", "infiniband", "ethernet"]
-
-
-class Hardware(NamedTuple):
-    """A device by its data sheet."""
-
-    memory: int
-    """Bytes."""
-    flops: float
-    """Dense bfloat16 operations per second."""
-
-
-HARDWARE = {"h100": Hardware(80_000_000_000, 989e12), "h200": Hardware(141_000_000_000, 989e12)}
-BYTES_PER_SECOND = {"nvlink": 450e9, "infiniband": 50e9, "ethernet": 12.5e9}
-"""What a device can send: NVLink 4 in one direction, one 400 Gb/s adapter for each GPU, 100 Gb/s Ethernet."""
-USED_MEMORY = 0.92
-"""Of a GPU's memory, the rest being the driver's, NCCL's and lost between buffers."""
-UTILISATION = 0.45
-"""Of the peak, assumed for arithmetic: what GPT-2 124M is predicted to reach on one H200."""
 
 
 class Plan(NamedTuple):
@@ -64,8 +52,7 @@ def make_plan(config: TrainConfig, devices: int, device: Device) -> Plan:
     mesh = make_mesh(config.mesh, jax.devices()[:devices] if device == "cpu" else h200(devices))
     limit = None if device == "cpu" else int(USED_MEMORY * HARDWARE[device].memory)
     state = abstract_state(config, mesh)
-    shape = (config.batch_size, config.model.context_length + 1)
-    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
+    tokens = abstract_batch(config, mesh)
     with compiling_for("cpu" if device == "cpu" else "cuda"):
         options = None if device == "cpu" else AS_IT_IS
         compiled, remat = compile_step(config, mesh, state, tokens, limit=limit, options=options)
@@ -86,8 +73,7 @@ def make_plan(config: TrainConfig, devices: int, device: Device) -> Plan:
     )
 
 
-def efficiency(plan: Plan, device: Device, fabric: Fabric) -> tuple[float, float]:
+def efficiency(plan: Plan, device: GPU, fabric: Fabric) -> tuple[float, float]:
     """The predicted part of a step that is arithmetic, where sending and computing never and always overlap."""
     computing = plan.flops / (UTILISATION * HARDWARE[device].flops)
-    sending = sum(each.wire_bytes for each in plan.sent) / BYTES_PER_SECOND[fabric]
-    return computing / (computing + sending), computing / max(computing, sending)
+    return overlapped(computing, wire_bytes(plan.sent) / BYTES_PER_SECOND[fabric])

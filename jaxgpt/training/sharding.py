@@ -104,7 +104,7 @@ def state_specs(state: Any, mesh: Mesh) -> Any:
 
 def shardings(specs: Any, mesh: Mesh) -> Any:
     """Specs on a mesh."""
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda leaf: isinstance(leaf, P))
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
 def on_mesh(model: GPT, mesh: Mesh) -> GPT:

@@ -1,7 +1,7 @@
 """One update of the weights: a pure function from state to state."""
 
 import dataclasses
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from jaxgpt.model.layers import RandomKeys
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.optimizer import clipped, make_optimizer, schedule
 from jaxgpt.training.parallel import loss_and_grads
-from jaxgpt.training.sharding import shardings, state_specs
+from jaxgpt.training.sharding import batch_sharding, shardings, state_specs
 
 
 class TrainState(NamedTuple):
@@ -47,6 +47,8 @@ class Metrics(NamedTuple):
     learning_rate: Float[Array, ""]
     skipped: Int[Array, ""]
     """Updates not made so far."""
+    passed_over: Int[Array, ""]
+    """Batches that rewinds left unread so far."""
     bad: Bool[Array, ""]
     """Whether this step's loss or gradient is not finite, or the loss jumped by more than the config allows."""
 
@@ -64,15 +66,19 @@ def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
     return jax.tree.map(lambda leaf, place: leaf.update(sharding=place), _shapes(config), state_shardings(config, mesh))
 
 
+def abstract_batch(config: TrainConfig, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    """The shape of a step's tokens, and where they live."""
+    shape = (config.batch_size, config.model.context_length + 1)
+    return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
+
+
 def state_shardings(config: TrainConfig, mesh: Mesh) -> TrainState:
     """Where each leaf of the state lives."""
     return shardings(state_specs(_shapes(config), mesh), mesh)
 
 
-@cache
 def _shapes(config: TrainConfig) -> TrainState:
-    """The state's shapes; tracing them takes half a second, and a start asks several times."""
-    return jax.eval_shape(partial(_fresh, config), jax.random.key(config.seed))
+    return jax.eval_shape(partial(first_state, config), abstract_model(config.model))
 
 
 def _fresh(config: TrainConfig, key: Array) -> TrainState:
@@ -142,7 +148,8 @@ def train_step(
         skipped = skipped + bad
     usual = jnp.where(jnp.isnan(state.usual_loss), loss, 0.99 * state.usual_loss + 0.01 * loss)
     usual = jnp.where(bad, state.usual_loss, usual)
-    metrics = Metrics(loss, grad_norm, schedule(config.optimizer, config.steps)(state.step), skipped, bad)
+    rate = schedule(config.optimizer, config.steps)(state.step)
+    metrics = Metrics(loss, grad_norm, rate, skipped, state.passed_over, bad)
     return TrainState(state.step + 1, state.passed_over, skipped, usual, model, moments), metrics
 
 

@@ -339,19 +339,39 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(trained, 
     assert read_run(copy).config.steps == STEPS + EVAL_EVERY
 
 
-def test_a_full_disk_during_a_save_leaves_the_last_checkpoint_usable(copy):
+@pytest.fixture
+def full_disk(copy):
+    """A run whose last checkpoint is lost, and the size of a file beyond which its disk is full."""
     shutil.rmtree(copy / "checkpoints" / str(STEPS))
     assert steps_saved(copy)[-1] == STEPS - EVAL_EVERY
-    before = state(copy)
     (copy / "metrics.jsonl").write_text("")  # it alone would grow past the limit
     files = [path for path in (copy / "checkpoints" / str(STEPS - EVAL_EVERY)).rglob("*") if path.is_file()]
     # Orbax writes in as many files as it likes, so the limit is far below the largest; the small ones have room.
     limit = max(path.stat().st_size for path in files) // 6
     assert limit > 3 * (copy / "config.json").stat().st_size
-    process = start("train", "--resume", copy, "--log-every", 1000, largest_file=limit)
+    return limit
+
+
+def test_a_full_disk_during_a_save_leaves_the_last_checkpoint_usable(copy, full_disk):
+    before = state(copy)
+    process = start("train", "--resume", copy, "--log-every", 1000, largest_file=full_disk)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 2, (out, err)
     assert err.startswith(f"jaxgpt: a checkpoint could not be written to {copy}/checkpoints")
     assert f"whole ones are of steps [{STEPS - EVAL_EVERY}]" in err
     assert err.count("\n") == 1, err
+    assert all((before[name] == now).all() for name, now in state(copy).items())
+
+
+def test_a_full_disk_does_not_end_a_run_that_is_to_go_on(copy, full_disk):
+    before, flags = state(copy), ("--log-every", 1000, "--eval-every", EVAL_EVERY // 2, "--on-failed-save", "go_on")
+    process = start("train", "--resume", copy, *flags, "--sample-tokens", 0, largest_file=full_disk)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, ""), (out, err)
+    told = [line for line in out.splitlines() if line.startswith("a checkpoint could not be written to")]
+    assert len(told) >= 1
+    assert all(f"whole ones are of steps [{STEPS - EVAL_EVERY}]" in line for line in told)
+    assert all(line.endswith("; going on without it") for line in told)
+    assert lines(copy)[-1]["step"] == STEPS
+    assert steps_saved(copy)[-1] == STEPS - EVAL_EVERY
     assert all((before[name] == now).all() for name, now in state(copy).items())

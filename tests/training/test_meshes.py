@@ -2,19 +2,23 @@
 
 import dataclasses
 import shutil
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgpt.data import placed
 from jaxgpt.model.gpt import GPT
 from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.checksum import checksum, checksums
 from jaxgpt.training.config import MeshConfig, TrainConfig
-from jaxgpt.training.sharding import make_mesh
+from jaxgpt.training.parallel import batch_loss
+from jaxgpt.training.sharding import batch_sharding, make_mesh
 from jaxgpt.training.step import initial_state
-from tests.variants import BASELINE
+from tests.runs import quick
+from tests.variants import BASELINE, text
 
 CONFIG = TrainConfig(model=dataclasses.replace(BASELINE, num_layers=1), seed=3)
 MESHES = {
@@ -47,6 +51,17 @@ def test_a_state_goes_from_any_mesh_to_any_other_to_the_bit(saved, before, after
     assert_same(state, initial_state(CONFIG, MESHES["1x1"]))
     kernel = state.model.blocks[0].mlp.up.kernel[...]
     assert kernel.sharding.shard_shape(kernel.shape)[0] == kernel.shape[0] // MESHES[after].shape["fsdp"]
+
+
+def test_what_is_restored_on_any_mesh_computes_the_next_loss(saved):
+    rows = text(CONFIG.model, length=25, batch=8)
+    losses = []
+    for mesh in MESHES.values():
+        with Checkpoints(saved / "2x4") as checkpoints:
+            model = checkpoints.restore_state(CONFIG, 0, mesh).model
+        batch = placed(rows.__getitem__, rows.shape, batch_sharding(mesh))
+        losses.append(float(quick(partial(batch_loss, config=CONFIG, mesh=mesh))(model, batch)))
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-6)
 
 
 @pytest.mark.parametrize("before", ["1x8", "2x4"])

@@ -11,22 +11,22 @@ import pytest
 
 from jaxgpt.data import placed
 from jaxgpt.model.gpt import abstract_model, named_parameters
-from jaxgpt.model.loss import next_token_loss
+from jaxgpt.model.loss import distillation_loss, next_token_loss
 from jaxgpt.training.collectives import collectives
 from jaxgpt.training.config import MeshConfig, OptimizerConfig, TrainConfig
-from jaxgpt.training.gather import Gatherer
-from jaxgpt.training.parallel import loss_and_grads, mean_loss
+from jaxgpt.training.parallel import batch_loss, loss_and_grads
 from jaxgpt.training.sharding import (
     AXES,
     batch_sharding,
     bytes_per_device,
+    check_batch,
     make_mesh,
     on_mesh,
     one_device,
     parameter_specs,
 )
-from jaxgpt.training.step import abstract_state, first_state, initial_state, make_step
-from tests.runs import quick
+from jaxgpt.training.step import abstract_batch, abstract_state, compile_step, first_state, initial_state, make_step
+from tests.runs import QUICK, quick
 from tests.variants import BASELINE, loud, text
 
 # Every axis has a size of its own, so that a shape tells what it is: 16 rows of 22 tokens, 2 on each of 8 devices.
@@ -57,7 +57,7 @@ def trained(config: TrainConfig):
     mesh = make_mesh(config.mesh)
     state = initial_state(config, mesh)
     step = make_step(config, mesh).lower(state, batch(0, mesh))
-    step = step.compile(compiler_options={"xla_backend_optimization_level": 0})
+    step = step.compile(QUICK)
     losses = []
     for number in range(config.steps):
         state, metrics = step(state, batch(number % 4, mesh))
@@ -76,7 +76,7 @@ def compiled(config: TrainConfig):
     mesh = make_mesh(config.mesh)
     tokens = jax.ShapeDtypeStruct((ROWS, LENGTH + 1), jnp.int32, sharding=batch_sharding(mesh))
     step = make_step(config, mesh).lower(abstract_state(config, mesh), tokens)
-    return step.compile(compiler_options={"xla_backend_optimization_level": 0})
+    return step.compile(QUICK)
 
 
 @pytest.mark.parametrize("mesh", ["8x1", "1x8", "2x4"])
@@ -123,7 +123,7 @@ def test_every_way_gives_the_gradient_of_the_loss(changes):
 def test_the_loss_without_a_gradient_is_the_same():
     mesh = make_mesh(on("2x4").mesh)
     model = on_mesh(loud(ALL), mesh)
-    loss = quick(partial(mean_loss, config=on("2x4"), mesh=mesh))(model, batch(0, mesh))
+    loss = quick(partial(batch_loss, config=on("2x4"), mesh=mesh))(model, batch(0, mesh))
     assert float(loss) == pytest.approx(float(next_token_loss(loud(ALL), batch(0, one_device()))), abs=2e-6)
 
 
@@ -225,6 +225,50 @@ def test_the_state_is_created_where_it_lives():
     jax.tree.map(np.testing.assert_array_equal, state.model, alone.model)
 
 
+def test_a_teacher_that_is_cut_teaches_the_same():
+    student, teacher = (
+        dataclasses.replace(MODEL, num_layers=1),
+        dataclasses.replace(MODEL, num_layers=1, num_kv_heads=1),
+    )
+    config, mesh, alone = on("2x4", model=student), make_mesh(on("2x4").mesh), one_device()
+    both = on_mesh(loud(student), mesh), batch(0, mesh), None, on_mesh(loud(teacher), mesh)
+    loss, grads, _ = quick(partial(loss_and_grads, config=config, mesh=mesh))(*both)
+    plain = quick(jax.value_and_grad(partial(distillation_loss, loud(teacher))))
+    expected, wanted = plain(loud(student), batch(0, alone))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    wanted = named_parameters(wanted)
+    for name, gradient in named_parameters(grads).items():
+        np.testing.assert_allclose(
+            gradient, wanted[name], atol=1e-5 * max(np.abs(wanted[name]).max(), 0.1), err_msg=name
+        )
+
+
+@pytest.mark.parametrize(("limit", "remat"), [(None, "none"), (1 << 40, "none"), (1, "block")])
+def test_what_does_not_fit_the_device_is_computed_again(limit, remat):
+    config = on("1x1", model=dataclasses.replace(MODEL, num_layers=1), microbatches=1, remat="auto")
+    mesh = make_mesh(config.mesh)
+    arguments = abstract_state(config, mesh), abstract_batch(config, mesh)
+    assert compile_step(config, mesh, *arguments, limit=limit, options=QUICK)[1] == remat
+
+
+def test_each_row_of_a_batch_is_read_for_the_devices_that_compute_it_and_no_more():
+    rows, asked = text(MODEL, length=LENGTH + 1, batch=ROWS), []
+
+    def read(some: slice) -> np.ndarray:
+        asked.append(some)
+        return rows[some]
+
+    array = placed(read, rows.shape, batch_sharding(make_mesh(on("2x4").mesh)))
+    np.testing.assert_array_equal(array, rows)
+    assert sorted(row for some in asked for row in range(ROWS)[some]) == list(range(ROWS))
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused_with_what_can():
+    check_batch(on("8x1", batch_size=48, microbatches=3), 8, 1)
+    with pytest.raises(ValueError, match=r"batch_size=36 .* 8 devices in microbatches=3: make it a multiple of 24, or"):
+        check_batch(on("8x1", batch_size=36, microbatches=3), 8, 1)
+
+
 @pytest.mark.parametrize("scan", [False, True])
 def test_the_more_is_computed_again_the_less_is_kept(scan):
     deep = dataclasses.replace(MODEL, num_layers=9, scan_layers=scan)
@@ -263,7 +307,7 @@ def test_a_parameter_without_a_row_is_an_error_that_names_it(monkeypatch):
 def test_a_mesh_that_divides_no_axis_is_refused():
     odd = dataclasses.replace(MODEL, d_model=60, d_mlp=90)
     with pytest.raises(ValueError, match=r"fsdp=8 divides no axis of blocks.0.attn.key.kernel \[60, 4, 15\]"):
-        Gatherer(odd, make_mesh(on("1x8").mesh), "float32")
+        parameter_specs(abstract_model(odd), make_mesh(on("1x8").mesh))
 
 
 @pytest.mark.parametrize(
@@ -301,7 +345,7 @@ def test_a_bad_step_is_told_and_under_skip_changes_nothing(policy):
     broken.norm.scale[...] = broken.norm.scale[...].at[0].set(jnp.nan)
     before = jax.tree.map(np.asarray, broken)
     step = make_step(config, mesh).lower(first_state(config, broken), batch(0, mesh))
-    step = step.compile(compiler_options={"xla_backend_optimization_level": 0})
+    step = step.compile(QUICK)
     state, metrics = step(first_state(config, broken), batch(0, mesh))
     assert bool(metrics.bad)
     assert int(metrics.skipped) == int(state.skipped) == (policy == "skip")
@@ -315,7 +359,7 @@ def test_a_jump_of_the_loss_beyond_the_spike_is_bad():
     config = dataclasses.replace(on("1x1", microbatches=1), spike=0.5, on_nonfinite="skip")
     mesh = make_mesh(config.mesh)
     state = initial_state(config, mesh)
-    step = make_step(config, mesh).lower(state, batch(0, mesh)).compile({"xla_backend_optimization_level": 0})
+    step = make_step(config, mesh).lower(state, batch(0, mesh)).compile(QUICK)
     told = []
     for usual in (jnp.nan, 5.0, 4.0):  # the loss of an untrained model is ln 200 = 5.3
         state, metrics = step(state._replace(usual_loss=jnp.float32(usual)), batch(0, mesh))

@@ -8,7 +8,7 @@ import pytest
 
 from jaxgpt.training.config import Cluster
 from jaxgpt.training.heartbeat import LOST
-from tests.runs import jaxgpt, lines, start, start_two, state, steps_saved, wait_until, write_text
+from tests.runs import free_port, jaxgpt, lines, start, start_two, state, steps_saved, wait_until, write_text
 
 # With a constant learning rate, a run of 12 steps is the beginning of one of 36.
 FLAGS = [
@@ -29,10 +29,10 @@ def test_processes_and_devices_may_change_within_a_run(source, tmp_path):
     assert jaxgpt("train", "tiny", *FLAGS, *source, "--run", one, "--steps", 18, *ALONE).code == 0
 
     assert jaxgpt("train", "tiny", *FLAGS, *source, "--run", other, "--steps", 6, *ALONE).code == 0
-    processes = start_two("train", "--resume", other, "--steps", 12, *TOGETHER, devices=4)
+    processes = start_two("train", "--resume", other, "--steps", 12, *TOGETHER)
     (out, err), (silent, _) = (process.communicate(timeout=300) for process in processes)
     assert [process.returncode for process in processes] == [0, 0], err
-    assert "mesh    2 processes, 8 of 8 devices: data 2 x fsdp 4, zero 3" in out
+    assert "mesh    1 hosts, 2 processes, 8 of 8 devices: data 2 x fsdp 4, zero 3" in out
     assert "resuming after step 6" in out
     # Only the first process speaks; Gloo says who is connected, in lines that its threads may mix.
     assert not any(word in silent for word in ("resuming", "mesh", "loss", "done in", "go on with"))
@@ -69,7 +69,6 @@ def test_a_process_told_to_stop_stops_all_at_one_step_and_saves(source, tmp_path
         "--eval-every",
         100_000,
         *TOGETHER,
-        devices=4,
     )
     running(folder, processes)
     processes[1].send_signal(signal.SIGTERM)
@@ -86,7 +85,7 @@ def test_a_process_told_to_stop_stops_all_at_one_step_and_saves(source, tmp_path
 def test_a_process_that_is_killed_ends_the_others_with_a_message_and_no_checkpoint_is_lost(source, tmp_path):
     folder = tmp_path / "run"
     processes = start_two(
-        "train", "tiny", *FLAGS, *source, "--run", folder, "--steps", 100_000, "--eval-every", 2, *TOGETHER, devices=4
+        "train", "tiny", *FLAGS, *source, "--run", folder, "--steps", 100_000, "--eval-every", 2, *TOGETHER
     )
     running(folder, processes)
     wait_until((folder / "checkpoints" / "2").exists, processes[0])
@@ -103,24 +102,8 @@ def test_a_process_that_is_killed_ends_the_others_with_a_message_and_no_checkpoi
 
 
 def test_processes_that_see_different_devices_refuse_to_start(tmp_path, source):
-    first, second = (
-        start(
-            "train",
-            "tiny",
-            *source,
-            "--run",
-            tmp_path / "run",
-            "--coordinator",
-            "localhost:18731",
-            "--num-processes",
-            2,
-            "--process-id",
-            i,
-            devices=1 + i,
-        )
-        for i in range(2)
-    )
-    for process in (first, second):
+    processes = start_two("train", "tiny", *source, "--run", tmp_path / "run", devices=(1, 2))
+    for process in processes:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 2
         assert "the processes see different numbers of devices (1 in process 0, 2 in process 1)" in err
@@ -137,7 +120,9 @@ def test_who_this_process_is_takes_three_flags():
 
 def test_several_processes_need_one_name_for_the_run():
     """Asked before anything is computed."""
-    process = start("train", "tiny", "--coordinator", "localhost:18732", "--num-processes", 1, "--process-id", 0)
+    process = start(
+        "train", "tiny", "--coordinator", f"localhost:{free_port()}", "--num-processes", 1, "--process-id", 0
+    )
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert err.strip().splitlines()[-1] == "jaxgpt: several processes need one name for the run's folder: --run FOLDER"

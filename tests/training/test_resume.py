@@ -1,5 +1,6 @@
 """A run is the same run however often it was stopped: real processes, really killed."""
 
+import contextlib
 import os
 import random
 import re
@@ -94,29 +95,41 @@ def test_a_finished_run_resumed_is_left_as_it_is(trained, tmp_path):
 KILLS = 20
 
 
+def wait_for_a_save(folder, process):
+    """Until a checkpoint is being written, or the process has ended."""
+    while process.poll() is None and not list((folder / "checkpoints").glob("*tmp*")):
+        time.sleep(0.001)
+
+
 @pytest.mark.slow
 def test_twenty_kills_at_any_moment_lose_nothing(trained, tmp_path):
-    """At start-up, in a step, in a validation, while a checkpoint is written: wherever chance has it."""
+    """At start-up, in a step, in a validation, wherever chance has it; every other one in the middle of a save."""
     folder, chance = tmp_path / "run", random.Random(0)
-    killed, seen = 0, []
+    killed, seen, in_a_save = 0, [], 0
     while killed < KILLS:
         if not is_run(folder):  # killed before there was anything to go on with
             shutil.rmtree(folder, ignore_errors=True)
         process = start("train", "--resume", folder) if is_run(folder) else launch(trained, folder)
-        try:
-            process.communicate(timeout=chance.uniform(2, 9))
-        except subprocess.TimeoutExpired:
+        if killed % 2:
+            wait_for_a_save(folder, process)
+        else:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=chance.uniform(2, 9))
+        if process.poll() is None:
             process.kill()
             process.communicate()
             killed += 1
+            in_a_save += bool(list((folder / "checkpoints").glob("*tmp*")))
             saved = steps_saved(folder) if (folder / "checkpoints").exists() else []
             assert saved[-1:] >= seen[-1:]  # a whole checkpoint stays
             seen = saved
         else:
-            assert process.returncode == 0
+            assert process.returncode == 0, process.communicate()
+            process.communicate()
             assert_same_run(folder, trained)
             shutil.rmtree(folder)
             seen = []
+    assert in_a_save >= KILLS // 4
     if is_run(folder):
         resume(folder)
         assert_same_run(folder, trained)

@@ -20,7 +20,7 @@ from jaxgpt.training.step import (
     make_step,
     train_step,
 )
-from tests.runs import quick
+from tests.runs import QUICK, quick
 from tests.variants import BASELINE, loud, text
 
 MODEL = dataclasses.replace(BASELINE, context_length=16, num_layers=1)
@@ -35,8 +35,7 @@ step_with = quick(partial(train_step, mesh=ALONE), static_argnames="config")
 @cache
 def step():
     """CONFIG's step as the loop runs it."""
-    options = {"xla_backend_optimization_level": 0}
-    return make_step(CONFIG, ALONE).lower(abstract_state(CONFIG, ALONE), batch(0)).compile(compiler_options=options)
+    return make_step(CONFIG, ALONE).lower(abstract_state(CONFIG, ALONE), batch(0)).compile(QUICK)
 
 
 def batch(number: int) -> np.ndarray:

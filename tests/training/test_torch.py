@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from jaxgpt.training.config import MeshConfig, OptimizerConfig, TrainConfig
 from jaxgpt.training.optimizer import schedule
 from jaxgpt.training.sharding import batch_sharding, make_mesh
 from jaxgpt.training.step import initial_state, make_step
-from tests.runs import ROOT
+from tests.runs import QUICK, ROOT, free_port
 from tests.variants import BASELINE, text
 
 pytest.importorskip("torch", reason="torch is the oracle here, and not installed")
@@ -46,7 +45,7 @@ def ours(data: int) -> list[float]:
     state, rows, losses = initial_state(config(data), mesh), batches(), []
     first = placed(rows[0].__getitem__, rows[0].shape, batch_sharding(mesh))
     step = make_step(config(data), mesh).lower(state, first)
-    step = step.compile(compiler_options={"xla_backend_optimization_level": 0})
+    step = step.compile(QUICK)
     for batch in rows:
         state, metrics = step(state, placed(batch.__getitem__, batch.shape, batch_sharding(mesh)))
         losses.append(float(metrics.loss))
@@ -64,11 +63,8 @@ def theirs(folder: Path, world: int) -> list[float]:
         "clip": OPTIMIZER.clip_norm,
     }
     (folder / "options.json").write_text(json.dumps(options | {"rates": rates}))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     program = [sys.executable, str(ROOT / "tests" / "training" / "torch_oracle.py"), str(folder)]
-    where = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    where = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
     processes = [
         subprocess.Popen(program, env={**os.environ, **where, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
         for rank in range(world)

@@ -1,0 +1,30 @@
+"""What devices and the fabrics between them can do, by their data sheets: for predictions."""
+
+from typing import Literal, NamedTuple
+
+GPU = Literal["h100", "h200"]
+Device = Literal["cpu", "h100", "h200"]
+Fabric = Literal["nvlink", "infiniband", "ethernet"]
+
+
+class Hardware(NamedTuple):
+    """A device by its data sheet."""
+
+    memory: int
+    """Bytes."""
+    flops: float
+    """Dense bfloat16 operations per second."""
+
+
+HARDWARE: dict[GPU, Hardware] = {"h100": Hardware(80_000_000_000, 989e12), "h200": Hardware(141_000_000_000, 989e12)}
+BYTES_PER_SECOND: dict[Fabric, float] = {"nvlink": 450e9, "infiniband": 50e9, "ethernet": 12.5e9}
+"""What a device can send: NVLink 4 in one direction, one 400 Gb/s adapter for each GPU, 100 Gb/s Ethernet."""
+USED_MEMORY = 0.92
+"""Of a GPU's memory, the rest being the driver's, NCCL's and lost between buffers."""
+UTILISATION = 0.45
+"""Of the peak, assumed for arithmetic: what GPT-2 124M is predicted to reach on one H200."""
+
+
+def overlapped(computing: float, sending: float) -> tuple[float, float]:
+    """The part of a step that is computing, where it never overlaps with sending and where it always does."""
+    return computing / (computing + sending), computing / max(computing, sending)
