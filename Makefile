@@ -25,7 +25,7 @@ quickstart: $(VENV)/.package
 install: $(VENV)/.test
 
 test: install
-	$(VENV)/bin/python -m pytest -m "not slow" -n 2
+	$(VENV)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: install
 	$(VENV)/bin/python -m pytest -m slow

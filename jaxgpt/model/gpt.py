@@ -14,7 +14,7 @@ from jaxgpt.config import GPTConfig
 from jaxgpt.model.attention import BACKENDS, attend, choose, on_gpu, target_platform, visible
 from jaxgpt.model.cache import Cache, LayerCache, sharing_positions, with_all_positions, write
 from jaxgpt.model.frugal import FEWEST_ROWS, apart, arrived, keeping_its_input, with_rows
-from jaxgpt.model.layers import LayerNorm, Linear, RandomKeys, dropout, fold_keys, split_keys
+from jaxgpt.model.layers import Draws, LayerNorm, Linear, RandomKeys, dropout, fold_keys, split_keys
 from jaxgpt.model.remat import Ready, Remat, as_it_is, recomputed
 from jaxgpt.model.rotary import rotate
 
@@ -31,7 +31,7 @@ ACTIVATIONS = {
 class Attention(nnx.Module):
     """Multi-head causal attention; rotary positions, grouped heads and a window are switches."""
 
-    def __init__(self, config: GPTConfig, layer: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: GPTConfig, layer: int, *, rngs: nnx.Rngs | Draws) -> None:
         width, heads, kv_heads, size = config.d_model, config.num_heads, config.kv_heads, config.head_dim
         self.query = Linear((width,), (heads, size), stddev=INIT_STDDEV, bias=config.bias, rngs=rngs)
         self.key = Linear((width,), (kv_heads, size), stddev=INIT_STDDEV, bias=config.bias, rngs=rngs)
@@ -86,7 +86,7 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """Two linear maps with a nonlinearity between."""
 
-    def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs | Draws) -> None:
         width, wide = config.d_model, config.mlp_width
         self.up = Linear((width,), (wide,), stddev=INIT_STDDEV, bias=config.bias, rngs=rngs)
         self.down = Linear((wide,), (width,), stddev=residual_stddev(config), bias=config.bias, rngs=rngs)
@@ -99,7 +99,7 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm residual block."""
 
-    def __init__(self, config: GPTConfig, layer: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: GPTConfig, layer: int, *, rngs: nnx.Rngs | Draws) -> None:
         self.attn_norm = layer_norm(config)
         self.attn = Attention(config, layer, rngs=rngs)
         self.mlp_norm = layer_norm(config)
@@ -126,11 +126,13 @@ class GPT(nnx.Module):
     """A stack of blocks between an embedding table and its transpose."""
 
     def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs) -> None:
-        self.embed = nnx.Param(vocabulary_table(config, rngs))
-        self.position = nnx.Param(position_table(config, rngs)) if config.position == "learned" else None
-        self.blocks = nnx.List([Block(config, layer, rngs=rngs) for layer in range(config.num_layers)])
+        draws = Draws(rngs)
+        self.embed = nnx.Param(vocabulary_table(config, draws))
+        self.position = nnx.Param(position_table(config, draws)) if config.position == "learned" else None
+        self.blocks = nnx.List([Block(config, layer, rngs=draws) for layer in range(config.num_layers)])
         self.norm = layer_norm(config)
-        self.head = None if config.tie_embeddings else nnx.Param(vocabulary_table(config, rngs))
+        self.head = None if config.tie_embeddings else nnx.Param(vocabulary_table(config, draws))
+        draws.end()
         self.config = config
 
     def __call__(self, tokens: Int[Array, "B T"], keys: RandomKeys = None) -> Float[Array, "B T V"]:
@@ -244,12 +246,12 @@ def residual_stddev(config: GPTConfig) -> float:
     return INIT_STDDEV * (2 * config.num_layers) ** -0.5
 
 
-def position_table(config: GPTConfig, rngs: nnx.Rngs) -> Float[Array, "T D"]:
+def position_table(config: GPTConfig, rngs: Draws) -> Float[Array, "T D"]:
     """A row for each position."""
     return POSITION_STDDEV * jax.random.normal(rngs.params(), (config.context_length, config.d_model))
 
 
-def vocabulary_table(config: GPTConfig, rngs: nnx.Rngs) -> Float[Array, "V D"]:
+def vocabulary_table(config: GPTConfig, rngs: Draws) -> Float[Array, "V D"]:
     """A row for each token; the padding rows are zero and stay so, since their gradient is zero."""
     table = INIT_STDDEV * jax.random.normal(rngs.params(), (config.vocab_size, config.d_model))
     return jnp.pad(table, ((0, config.padded_vocab_size - config.vocab_size), (0, 0)))

@@ -16,11 +16,31 @@ RandomKeys = Key[Array, " B"] | None
 computed. None: nothing is dropped."""
 
 
+class Draws:
+    """The keys that `rngs.params()` gives, in the same order, counted outside of what is traced.
+
+    Where a model is traced, nnx's own count takes three quarters of the time (gpt2-large: 3.2 of 4.3 seconds).
+    """
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.stream, self.done = rngs.params, 0
+        self.key, self.start = self.stream.key[...], self.stream.count[...]
+
+    def params(self) -> Key[Array, ""]:
+        """The next key."""
+        self.done += 1
+        return jax.random.fold_in(self.key, self.start + (self.done - 1))
+
+    def end(self) -> None:
+        """Let the stream go on after the keys that were drawn."""
+        self.stream.count[...] = self.start + self.done
+
+
 class Linear(nnx.Module):
     """y = x W + b, over one or more input and output axes."""
 
     def __init__(
-        self, into: tuple[int, ...], out: tuple[int, ...], *, stddev: float, bias: bool, rngs: nnx.Rngs
+        self, into: tuple[int, ...], out: tuple[int, ...], *, stddev: float, bias: bool, rngs: nnx.Rngs | Draws
     ) -> None:
         self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (*into, *out)))
         self.bias = nnx.Param(jnp.zeros(out)) if bias else None

@@ -6,6 +6,8 @@ import numpy as np
 
 from jaxgpt.inference.weights import for_decoding
 from jaxgpt.model.cache import empty_cache
+from jaxgpt.model.gpt import GPT
+from tests.runs import quick
 from tests.variants import BASELINE, VARIANTS, loud, text
 
 NARROW = dataclasses.replace(VARIANTS["all"], dtype="bfloat16")
@@ -15,8 +17,8 @@ def test_weights_for_decoding_change_no_number():
     tokens = jnp.asarray(text(NARROW))
     positions = jnp.broadcast_to(jnp.arange(24)[None], tokens.shape)
     empty = empty_cache(NARROW, 2, 24)
-    plain, _ = loud(NARROW).extend(tokens, positions, empty)
-    narrow, _ = for_decoding(loud(NARROW)).extend(tokens, positions, empty)
+    plain, _ = quick(GPT.extend)(loud(NARROW), tokens, positions, empty)
+    narrow, _ = quick(GPT.extend)(for_decoding(loud(NARROW)), tokens, positions, empty)
     np.testing.assert_array_equal(narrow, plain)
 
 

@@ -7,6 +7,7 @@ from flax import nnx
 
 from jaxgpt.config import MODELS, GPTConfig
 from jaxgpt.model.gpt import GPT, abstract_model, named_parameters, num_parameters, smallest_period
+from jaxgpt.model.layers import Draws
 from tests.variants import BASELINE, forward, loud, text
 
 PUBLISHED = {
@@ -95,6 +96,17 @@ def test_the_seed_decides_the_parameters():
     first, again, other = (GPT(config, rngs=nnx.Rngs(seed)) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert (first.embed[...] != other.embed[...])[:200].all()
+
+
+def test_a_model_draws_the_keys_that_nnx_would_give_and_the_stream_goes_on_after_them():
+    ours, theirs = nnx.Rngs(params=3), nnx.Rngs(params=3)
+    for _ in range(2):
+        draws = Draws(ours)
+        for _ in range(3):
+            assert draws.params() == theirs.params()
+        draws.end()
+    one, other = (GPT(BASELINE, rngs=ours) for _ in range(2))
+    assert (one.embed[...] != other.embed[...])[: BASELINE.vocab_size].all()
 
 
 def test_a_model_is_parameters_and_nothing_else():

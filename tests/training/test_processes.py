@@ -55,6 +55,7 @@ def running(folder, processes):
     wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, processes[0])
 
 
+@pytest.mark.slow
 def test_a_process_told_to_stop_stops_all_at_one_step_and_saves(source, tmp_path):
     folder = tmp_path / "run"
     processes = start_two(
@@ -82,6 +83,7 @@ def test_a_process_told_to_stop_stops_all_at_one_step_and_saves(source, tmp_path
     assert f"resuming after step {stopped}" in resumed.out
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_others_with_a_message_and_no_checkpoint_is_lost(source, tmp_path):
     folder = tmp_path / "run"
     processes = start_two(
