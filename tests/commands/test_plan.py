@@ -54,7 +54,7 @@ def test_what_cannot_be_planned_is_refused_in_one_line(flags, message):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("sizes", [(1, 1), (8, 1), (2, 4)])
+@pytest.mark.parametrize("sizes", [(1, 1), pytest.param((8, 1), marks=pytest.mark.slow), (2, 4)])
 def test_the_numbers_of_a_plan_are_those_of_the_run(sizes):
     mesh = MeshConfig(*sizes, allow_idle=True)
     plan = make_plan(TrainConfig(model=TINY.model, batch_size=8, mesh=mesh), 8, "cpu")

@@ -44,7 +44,7 @@ def hf_folder(base):
     return base / "hf"
 
 
-@pytest.fixture(scope="module", params=["HF folder", "run folder"])
+@pytest.fixture(scope="module", params=["HF folder", pytest.param("run folder", marks=pytest.mark.slow)])
 def source(request):
     return request.getfixturevalue("hf_folder" if request.param == "HF folder" else "trained")
 

@@ -121,7 +121,7 @@ def test_an_llmc_file_is_laid_out_as_llmc_reads_it(make_model, tmp_path):
     ("kind", "fields", "use"),
     [
         ("nanogpt", {"activation": "gelu"}, "python train.py --init_from=resume --out_dir=FOLDER"),
-        ("llm.c", {}, "./train_gpt2cu -e FOLDER/model.bin"),
+        pytest.param("llm.c", {}, "./train_gpt2cu -e FOLDER/model.bin", marks=pytest.mark.slow),
     ],
     ids=["nanogpt", "llm.c"],
 )

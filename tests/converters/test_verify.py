@@ -44,6 +44,7 @@ def test_the_layer_that_differs_is_named(needs_torch, make_model, tmp_path, caps
     assert {"largest logit error", "KL divergence, nats per token", "largest gradient error, relative"} <= exceeded
 
 
+@pytest.mark.slow
 def test_a_model_without_a_folder_is_verified_as_it_would_be_written(needs_torch, make_model, tmp_path):
     model = make_model(dataclasses.replace(ONE_LAYER, num_kv_heads=2, bias=False))
     certificate = certificate_of(tmp_path, model=model)
@@ -66,6 +67,7 @@ def test_two_models_of_other_sizes_are_not_compared(needs_torch, make_model, tmp
         certificate_of(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_bfloat16_has_bounds_of_its_own(needs_torch, make_model, tmp_path, capsys):
     save_pretrained(make_model(ONE_LAYER), tmp_path / "model")
     assert verify(Verify(str(tmp_path / "model"), dtype="bfloat16")) == 0

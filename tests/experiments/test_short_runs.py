@@ -51,7 +51,8 @@ def test_variants_go_on_where_they_stopped_and_give_the_same(tmp_path, capsys, m
     assert first["variants"]["baseline"]["against_baseline"]["difference"] == 0
     assert len(first["variants"]["windowed"]["losses"]) == 2
     (tmp_path / "runs" / "variants-cpu" / "windowed-1.json").unlink()
-    trained = []
+    trained, speeds = [], {name: first["variants"]["baseline"][name] for name in ("train_speed", "decode_speed")}
+    monkeypatch.setattr(variants, "speeds", lambda *_: speeds)  # once is enough
     usual = short_run.train
     monkeypatch.setattr(short_run, "train", lambda config, data: trained.append(config.seed) or usual(config, data))
     again = small(variants, tmp_path, seeds=2, rounds=1)

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.loss import CHUNK, distillation_loss
+from tests.runs import quick
 
 TINY = GPTConfig.preset("tiny", num_layers=1)
 
@@ -27,9 +28,9 @@ def plain(teacher: GPT, student: GPT, batch: jax.Array) -> jax.Array:
 
 def test_distillation_is_the_divergence_from_a_teacher_that_learns_nothing():
     teacher, student, batch = model(0), model(1), tokens(CHUNK // 32 + 1, 32)  # a chunk and a bit
-    both = jax.jit(jax.value_and_grad(distillation_loss, argnums=(0, 1)))
+    both = quick(jax.value_and_grad(distillation_loss, argnums=(0, 1)))
     loss, (for_teacher, for_student) = both(teacher, student, batch)
-    expected, gradient = jax.jit(jax.value_and_grad(plain, argnums=1))(teacher, student, batch)
+    expected, gradient = quick(jax.value_and_grad(plain, argnums=1))(teacher, student, batch)
     assert expected > 0.1
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     for found, wanted in zip(jax.tree.leaves(for_student), jax.tree.leaves(gradient), strict=True):

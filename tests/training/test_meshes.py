@@ -16,7 +16,7 @@ from jaxgpt.training.checksum import checksum, checksums
 from jaxgpt.training.config import MeshConfig, TrainConfig
 from jaxgpt.training.parallel import batch_loss
 from jaxgpt.training.sharding import batch_sharding, make_mesh
-from jaxgpt.training.step import initial_state
+from jaxgpt.training.step import initial_state, state_shardings
 from tests.runs import quick
 from tests.variants import BASELINE, text
 
@@ -28,12 +28,17 @@ MESHES = {
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def first():
+    return initial_state(CONFIG, MESHES["1x1"])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, first):
     """The same state, saved from each mesh."""
     folder = tmp_path_factory.mktemp("saved")
     for name, mesh in MESHES.items():
         with Checkpoints(folder / name) as checkpoints:
-            checkpoints.save(initial_state(CONFIG, mesh), 1.0)
+            checkpoints.save(jax.device_put(first, state_shardings(CONFIG, mesh)), 1.0)
     return folder
 
 
@@ -45,10 +50,10 @@ def assert_same(found, expected) -> None:
 
 @pytest.mark.parametrize("after", MESHES)
 @pytest.mark.parametrize("before", MESHES)
-def test_a_state_goes_from_any_mesh_to_any_other_to_the_bit(saved, before, after):
+def test_a_state_goes_from_any_mesh_to_any_other_to_the_bit(saved, first, before, after):
     with Checkpoints(saved / before) as checkpoints:
         state = checkpoints.restore_state(CONFIG, 0, MESHES[after])
-    assert_same(state, initial_state(CONFIG, MESHES["1x1"]))
+    assert_same(state, first)
     kernel = state.model.blocks[0].mlp.up.kernel[...]
     assert kernel.sharding.shard_shape(kernel.shape)[0] == kernel.shape[0] // MESHES[after].shape["fsdp"]
 
@@ -65,15 +70,15 @@ def test_what_is_restored_on_any_mesh_computes_the_next_loss(saved):
 
 
 @pytest.mark.parametrize("before", ["1x8", "2x4"])
-def test_the_model_alone_is_read_with_fewer_devices_than_saved_it(saved, before):
+def test_the_model_alone_is_read_with_fewer_devices_than_saved_it(saved, first, before):
     with Checkpoints(saved / before) as checkpoints:
         model = checkpoints.restore_model(CONFIG.model, 0)
     assert isinstance(model, GPT)
     assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(model))
-    assert_same(model, initial_state(CONFIG, MESHES["1x1"]).model)
+    assert_same(model, first.model)
 
 
-def test_every_flipped_byte_of_the_numbers_is_found_and_named(saved, tmp_path):
+def test_every_flipped_byte_of_the_numbers_is_found_and_named(saved, first, tmp_path):
     """Where the file still reads; in what describes the file, orbax's own error says that it is damaged."""
     damaged = shutil.copytree(saved / "1x1", tmp_path / "damaged")
     data = max((path for path in damaged.rglob("d/*") if path.is_file()), key=lambda path: path.stat().st_size)
@@ -87,7 +92,7 @@ def test_every_flipped_byte_of_the_numbers_is_found_and_named(saved, tmp_path):
             except ValueError as error:
                 message = str(error)
             else:  # a byte that no number is read from
-                assert_same(state, initial_state(CONFIG, MESHES["1x1"]))
+                assert_same(state, first)
                 continue
         assert "cannot be restored, it is damaged or of another config" in message
         named += "not what was saved: " in message
@@ -127,9 +132,8 @@ def test_a_checksum_sees_every_bit_and_no_sharding():
     assert int(checksum(jnp.asarray(numbers[::-1]))) != expected
 
 
-def test_every_so_many_steps_are_kept(tmp_path):
-    state = initial_state(CONFIG, MESHES["1x1"])
+def test_every_so_many_steps_are_kept(first, tmp_path):
     with Checkpoints(tmp_path, keep=1, keep_every=4) as checkpoints:
         for step in range(1, 10):
-            checkpoints.save(state._replace(step=jnp.int32(step)), 3.0 if step == 3 else 4.0)
+            checkpoints.save(first._replace(step=jnp.int32(step)), 3.0 if step == 3 else 4.0)
     assert sorted(int(path.name) for path in tmp_path.iterdir()) == [3, 4, 8, 9]

@@ -74,7 +74,7 @@ def theirs(folder: Path, world: int) -> list[float]:
     return json.loads((folder / "losses.json").read_text())
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_twenty_steps_have_the_losses_of_torch(tmp_path, processes):
     expected, found = theirs(tmp_path, processes), ours(processes)
     assert expected[-1] < expected[0] - 0.3
