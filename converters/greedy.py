@@ -4,7 +4,6 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from jaxgpt.model.cache import empty_cache
 from jaxgpt.model.gpt import GPT
 
 Tokens = Int[np.ndarray, "B T"]
@@ -12,13 +11,13 @@ Tokens = Int[np.ndarray, "B T"]
 
 def greedy_with_cache(model: GPT, prompt: Tokens, count: int) -> Int[np.ndarray, " N"]:
     """The likeliest next tokens, one at a time through the key-value cache."""
-    step = jax.jit(lambda model, tokens, positions, cache: model.extend(tokens, positions, cache))
-    length = prompt.shape[1]
-    logits, cache = step(model, prompt, np.arange(length)[None], empty_cache(model.config, 1, length + count))
+    read = jax.jit(GPT.read, static_argnames="capacity")
+    extend = jax.jit(GPT.extend)
+    length = np.array([prompt.shape[1]])
+    logits, cache = read(model, prompt, length, capacity=prompt.shape[1] + count)
     found = [int(logits.argmax())]
     while len(found) < count:
-        position = np.array([[length + len(found) - 1]])
-        logits, cache = step(model, np.array([[found[-1]]]), position, cache)
+        logits, cache = extend(model, np.array(found[-1:]), cache)
         found.append(int(logits.argmax()))
     return np.array(found)
 

@@ -67,7 +67,7 @@ def traffic(program: str, *, one_turn: bool = False) -> Traffic:
 def _moved(found: Instruction, bodies: dict[str, list[str]]) -> int:
     written = size(re.sub(r"\bs8\[\d+\]", "", found.type))  # without the scratch space of a matrix product
     read = list(map(size, found.operands))
-    if re.search(r'op_name="[^"]*dynamic_(update_)?slice"', found.line):
+    if re.search(r'op_name="[^"]*(dynamic_(update_)?slice|/scatter)"', found.line):
         return 2 * min((piece for piece in (written, *read) if piece > 64), default=0)
     if fused := re.search(r"calls=%?([\w.\-]+)", found.line):
         for at, rows in _gathered(bodies[fused[1]]).items():

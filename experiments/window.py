@@ -25,7 +25,7 @@ from experiments import evidence, short_run
 from experiments.interleaved import seconds
 from jaxgpt.config import Backend, GPTConfig
 from jaxgpt.model.attention import on_gpu
-from jaxgpt.model.cache import Cache, LayerCache, sharing_positions
+from jaxgpt.model.cache import Cache, LayerCache, slots
 from jaxgpt.model.gpt import GPT
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.sharding import one_device
@@ -108,7 +108,7 @@ def decoded(model: GPT, repeats: int) -> dict[str, Any]:
     @jax.jit
     def run(model: GPT, cache: Cache) -> Any:
         def one(cache: Cache, _: None) -> tuple[Cache, Any]:
-            logits, cache = model.extend(jnp.zeros((1, 1), jnp.int32), cache.length[None, None], cache)
+            logits, cache = model.extend(jnp.zeros(1, jnp.int32), cache)
             return cache, logits[0, 0]
 
         return jax.lax.scan(one, cache, length=TOKENS)[1]
@@ -121,13 +121,11 @@ def full_cache(config: GPTConfig) -> Cache:
     """A cache as a text of context_length - TOKENS tokens leaves it, with random keys and values."""
     read = config.context_length - TOKENS
 
-    def layer(window: int | None) -> LayerCache:
-        slots = min(window or config.context_length, config.context_length)
-        key, value = jax.random.normal(jax.random.key(0), (2, 1, slots, config.kv_heads, config.head_dim), config.dtype)
-        last = jnp.arange(read - min(slots, read), read)
-        return LayerCache(key, value, jnp.full((1, slots), -1).at[0, last % slots].set(last))
+    def layer(kept: int) -> LayerCache:
+        shape = (2, 1, kept, config.kv_heads, config.head_dim)
+        return LayerCache(*jax.random.normal(jax.random.key(0), shape, config.dtype))
 
-    return sharing_positions(Cache(tuple(layer(window) for window in config.windows), jnp.int32(read)))
+    return Cache(tuple(map(layer, slots(config, config.context_length))), jnp.array([read]))
 
 
 def timed(program: Any, repeats: int, what: str, unit: str, scale: float) -> dict[str, float]:

@@ -254,7 +254,7 @@ def _print_header(run: "Run", data: "TokenData", mesh: "Mesh", console: Console)
     }
     if len(jax.devices()) > 1:
         rows["mesh"] = (
-            f"{count_hosts()} hosts, {jax.process_count()} processes, {mesh.size} of {len(jax.devices())} devices: "
+            f"{_counted(count_hosts(), 'host')}, {_counted(jax.process_count(), 'process')}, {mesh.size} of {len(jax.devices())} devices: "
             f"data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}, zero {config.zero}"
         )
         rows["each"] = (
@@ -263,6 +263,10 @@ def _print_header(run: "Run", data: "TokenData", mesh: "Mesh", console: Console)
         )
     for name, value in rows.items():
         console.print(f"{name:<7} {value}", soft_wrap=True)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def _print_sample(run: "Run", model: "GPT", console: Console) -> None:

@@ -46,7 +46,7 @@ def attend(
 
 
 def visible(queries: Int[Array, "#B T"], keys: Int[Array, "#B S"], window: int | None) -> Bool[Array, "#B T S"]:
-    """Which key positions each query position sees. A negative key position is padding or an empty slot."""
+    """Which key positions each query position sees. A negative key position is no token."""
     behind = queries[:, :, None] - keys[:, None, :]
     seen = (behind >= 0) & (keys >= 0)[:, None, :]
     return seen if window is None else seen & (behind < window)
@@ -92,6 +92,26 @@ def cudnn(q: Queries, k: Keys, v: Keys, *, window: int | None, scale: float, rat
     )
 
 
+def decode(q: Queries, k: Keys, v: Keys, seen: Int[Array, " B"], *, scale: float) -> Queries:
+    """One query a row, T = 1, against the first `seen` keys of its row."""
+    return attend(q, k, v, (jnp.arange(k.shape[1])[None] < seen[:, None])[:, None], scale=scale)
+
+
+def cudnn_decode(q: Queries, k: Keys, v: Keys, seen: Int[Array, " B"], *, scale: float) -> Queries:
+    """The same by NVIDIA's fused attention, which writes no scores."""
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        scale=scale,
+        query_seq_lengths=jnp.ones_like(seen),
+        key_value_seq_lengths=seen,
+        implementation="cudnn",
+    )
+
+
+DECODERS: dict[str, Callable[..., Array]] = {"xla": decode, "cudnn": cudnn_decode}
+"""cuDNN's has never run: it is taken where attention='cudnn' asks for it by name."""
 BACKENDS: dict[str, Callable[..., Array]] = {"xla": xla, "banded": banded, "cudnn": cudnn}
 
 

@@ -11,71 +11,49 @@ from jaxgpt.config import GPTConfig
 
 
 class LayerCache(NamedTuple):
-    """The last S keys and values of one layer, column c of the text in slot c mod S.
+    """The last S keys and values of one layer: the token at position p of its text is in slot p mod S.
 
-    A layer with a window keeps W slots, a ring: the token that is overwritten has just left the window.
+    A layer with a window keeps W slots, a ring: the token that is overwritten has just left the window. So what a query
+    at position p may see are the first p + 1 slots, or all of them.
     """
 
     key: Float[Array, "B S K H"]
     value: Float[Array, "B S K H"]
-    position: Int[Array, "B S"]
-    """The position of the token in each slot; negative: the slot is empty or holds padding. [B, 0] where an earlier
-    layer has as many slots and so the same positions (on a GPU, a kernel less for each layer and token)."""
 
 
 class Cache(NamedTuple):
-    """What the model remembers of the text so far."""
+    """What the model remembers of the texts so far."""
 
     layers: tuple[LayerCache, ...]
-    length: Int[Array, ""]
-    """How many columns, padding included, have been read."""
+    length: Int[Array, " B"]
+    """How many tokens of each text have been read: the position of its next one."""
 
 
-def empty_cache(config: GPTConfig, batch: int, capacity: int) -> Cache:
-    """A cache for texts of up to `capacity` tokens. Raises ValueError where the model cannot read so many."""
+def slots(config: GPTConfig, capacity: int) -> tuple[int, ...]:
+    """How many tokens each layer keeps of texts of up to `capacity`. Raises ValueError where they are too long."""
     config.check_length(capacity)
-
-    def layer(window: int | None) -> LayerCache:
-        slots = capacity if window is None else min(window, capacity)
-        shape = (batch, slots, config.kv_heads, config.head_dim)
-        zeros = jnp.zeros(shape, config.dtype)
-        return LayerCache(zeros, zeros, jnp.full((batch, slots), -1, jnp.int32))
-
-    return sharing_positions(Cache(tuple(layer(window) for window in config.windows), jnp.int32(0)))
+    return tuple(capacity if window is None else min(window, capacity) for window in config.windows)
 
 
-def sharing_positions(cache: Cache) -> Cache:
-    """Layers with equally many slots hold the same positions: only the first of them keeps them."""
-    seen: set[int] = set()
-    layers = []
-    for layer in cache.layers:
-        slots = layer.key.shape[1]
-        layers.append(layer._replace(position=layer.position[:, :0]) if slots in seen else layer)
-        seen.add(slots)
-    return Cache(tuple(layers), cache.length)
-
-
-def with_all_positions(cache: Cache) -> Cache:
-    """The same cache with the positions in every layer."""
-    held = {layer.key.shape[1]: layer.position for layer in cache.layers if layer.position.size}
-    return Cache(tuple(layer._replace(position=held[layer.key.shape[1]]) for layer in cache.layers), cache.length)
+def remembered(
+    k: Float[Array, "B T K H"], v: Float[Array, "B T K H"], length: Int[Array, " B"], slots: int
+) -> LayerCache:
+    """The newest tokens of texts that end after `length`. What follows there is padding, and is not kept."""
+    last = length[:, None] - 1
+    newest = last - (last - jnp.arange(slots)[None]) % slots  # in each slot; below 0: none yet, and none will look
+    rows = jnp.maximum(newest, 0)[:, :, None, None]
+    return LayerCache(*(jnp.take_along_axis(x, rows, axis=1) for x in (k, v)))
 
 
 def write(
-    cache: LayerCache,
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
-    positions: Int[Array, "B T"],
-    column: Int[Array, ""],
+    cache: LayerCache, k: Float[Array, "B K H"], v: Float[Array, "B K H"], position: Int[Array, " B"]
 ) -> LayerCache:
-    """Store T new tokens from `column` on; of more than S, the last S."""
-    slots = cache.key.shape[1]
-    new = LayerCache(k, v, positions)
-    if k.shape[1] == 1:  # decoding: one slot, in place
-        start = column % slots
-        return LayerCache(
-            *(jax.lax.dynamic_update_slice_in_dim(old, one, start, axis=1) for old, one in zip(cache, new, strict=True))
-        )
-    kept = min(k.shape[1], slots)
-    where = (column + k.shape[1] - kept + jnp.arange(kept)) % slots
-    return LayerCache(*(old.at[:, where].set(many[:, -kept:]) for old, many in zip(cache, new, strict=True)))
+    """Store one token more of each text, in place."""
+    rows, slot = jnp.arange(k.shape[0]), position % cache.key.shape[1]
+
+    def put(old: Array, new: Array) -> Array:
+        if len(rows) == 1:  # as a scatter, XLA would check its bounds in a kernel of its own
+            return jax.lax.dynamic_update_slice_in_dim(old, new[:, None], slot[0], axis=1)
+        return old.at[rows, slot].set(new, unique_indices=True, indices_are_sorted=True, mode="promise_in_bounds")
+
+    return LayerCache(put(cache.key, k), put(cache.value, v))

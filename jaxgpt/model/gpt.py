@@ -11,8 +11,8 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.attention import BACKENDS, attend, choose, on_gpu, target_platform, visible
-from jaxgpt.model.cache import Cache, LayerCache, sharing_positions, with_all_positions, write
+from jaxgpt.model.attention import BACKENDS, DECODERS, Keys, choose, on_gpu, target_platform
+from jaxgpt.model.cache import Cache, LayerCache, remembered, slots, write
 from jaxgpt.model.frugal import FEWEST_ROWS, apart, arrived, keeping_its_input, with_rows
 from jaxgpt.model.layers import Draws, LayerNorm, Linear, RandomKeys, dropout, fold_keys, split_keys
 from jaxgpt.model.remat import Ready, Remat, as_it_is, recomputed
@@ -45,23 +45,27 @@ class Attention(nnx.Module):
         self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: RandomKeys = None
     ) -> Float[Array, "B T D"]:
         """Attend within the text."""
+        return self.read(x, positions, keys)[0]
+
+    def read(
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: RandomKeys = None
+    ) -> tuple[Float[Array, "B T D"], Keys, Keys]:
+        """The same, with the text's keys and values."""
         q, k, v = self._project(x, positions)
         rate = self.config.dropout if keys is not None else 0.0
         backend = BACKENDS[self.backend(x.shape[1], rate)]
-        return self.out(backend(q, k, v, window=self.window, scale=self.scale, rate=rate, drop=keys))
+        return self.out(backend(q, k, v, window=self.window, scale=self.scale, rate=rate, drop=keys)), k, v
 
     def extend(
-        self, x: Float[Array, "R T D"], positions: Int[Array, "B T"], cache: LayerCache, column: Int[Array, ""]
-    ) -> tuple[Float[Array, "R T D"], LayerCache]:
-        """Attend to the cache as well: a whole prompt into an empty cache, or one token more. Rows past B are idle."""
-        rows = positions.shape[0]
-        q, k, v = (heads[:rows] for heads in self._project(x, with_rows(positions, x.shape[0])))
-        cache = write(cache, k, v, positions, column)
-        if x.shape[1] == 1:
-            k, v, seen = cache.key, cache.value, visible(positions, cache.position, self.window)
-        else:  # a ring may already have lost keys that early queries see: use the prompt's own
-            seen = visible(positions, positions, self.window)
-        return self.out(with_rows(attend(q, k, v, seen, scale=self.scale), x.shape[0])), cache
+        self, x: Float[Array, "R 1 D"], position: Int[Array, " B"], cache: LayerCache
+    ) -> tuple[Float[Array, "R 1 D"], LayerCache]:
+        """One token more of each text, which attends to the cache and to itself. Rows past B are idle."""
+        rows = position.shape[0]
+        q, k, v = (heads[:rows] for heads in self._project(x, with_rows(position[:, None], x.shape[0])))
+        cache = write(cache, k[:, 0], v[:, 0], position)
+        decode = DECODERS["cudnn" if self.config.attention == "cudnn" else "xla"]
+        seen = jnp.minimum(position + 1, cache.key.shape[1])
+        return self.out(with_rows(decode(q, cache.key, cache.value, seen, scale=self.scale), x.shape[0])), cache
 
     def backend(self, length: int, rate: float = 0.0) -> str:
         """The name of the backend that runs on a text of `length` tokens here."""
@@ -109,15 +113,22 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: RandomKeys = None
     ) -> Float[Array, "B T D"]:
+        return self.read(x, positions, keys)[0]
+
+    def read(
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: RandomKeys = None
+    ) -> tuple[Float[Array, "B T D"], Keys, Keys]:
+        """The same, with the text's keys and values."""
         weights, first, second = split_keys(keys, 3)
-        x = x + dropout(arrived(self.attn(self.attn_norm(x), positions, weights)), self.rate, first)
-        return x + dropout(arrived(self.mlp(self.mlp_norm(x))), self.rate, second)
+        mixed, k, v = self.attn.read(self.attn_norm(x), positions, weights)
+        x = x + dropout(arrived(mixed), self.rate, first)
+        return x + dropout(arrived(self.mlp(self.mlp_norm(x))), self.rate, second), k, v
 
     def extend(
-        self, x: Float[Array, "R T D"], positions: Int[Array, "B T"], cache: LayerCache, column: Int[Array, ""]
-    ) -> tuple[Float[Array, "R T D"], LayerCache]:
-        """The same for text that goes on from a cache."""
-        mixed, cache = self.attn.extend(self.attn_norm(x), positions, cache, column)
+        self, x: Float[Array, "R 1 D"], position: Int[Array, " B"], cache: LayerCache
+    ) -> tuple[Float[Array, "R 1 D"], LayerCache]:
+        """The same for one token more of each text."""
+        mixed, cache = self.attn.extend(self.attn_norm(x), position, cache)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), cache
 
@@ -153,28 +164,37 @@ class GPT(nnx.Module):
         scan = self.config.scan_layers
         return self.norm(run(self.blocks, x, positions, blocks_keys, scan=scan, ready=ready, remat=remat))
 
-    def extend(
-        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], cache: Cache
+    def read(
+        self, tokens: Int[Array, "B T"], length: Int[Array, " B"], capacity: int
     ) -> tuple[Float[Array, "B V"], Cache]:
-        """Read on from a cache: a prompt into an empty one, or one token more.
+        """Read prompts, filled up on the right after `length` tokens, into a cache for texts of up to `capacity`.
 
-        A negative position marks padding on the left. Returns the logits after the last token, and the cache.
-        The caller checks the length (`empty_cache` does).
+        Returns the logits after each prompt's last token. Padding is never seen: it comes after, and is not kept.
+        Raises ValueError where the model cannot read so long a text.
         """
-        x, layers = arrived(self.embedded(tokens, positions)), []
-        if tokens.shape[1] == 1 and on_gpu():
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+        x, layers = self.embedded(tokens, positions), []
+        for block, kept in zip(self.blocks, slots(self.config, capacity), strict=True):
+            x, k, v = block.read(x, positions)
+            layers.append(remembered(k, v, length, kept))
+        last = jnp.take_along_axis(x, length[:, None, None] - 1, axis=1)
+        return self.logits(self.norm(last))[:, 0], Cache(tuple(layers), length)
+
+    def extend(self, tokens: Int[Array, " B"], cache: Cache) -> tuple[Float[Array, "B V"], Cache]:
+        """Read one token more of each text. Returns the logits after it. `read` has checked that it fits."""
+        x, layers = arrived(self.embedded(tokens[:, None], cache.length[:, None])), []
+        if on_gpu():
             x = with_rows(x, FEWEST_ROWS)
-        for block, layer in zip(self.blocks, with_all_positions(cache).layers, strict=True):
-            x, layer = block.extend(x, positions, layer, cache.length)
+        for block, layer in zip(self.blocks, cache.layers, strict=True):
+            x, layer = block.extend(x, cache.length, layer)
             layers.append(layer)
-        cache = sharing_positions(Cache(tuple(layers), cache.length + tokens.shape[1]))
-        return self.logits(self.norm(x[:, -1:]))[: len(tokens), 0], cache
+        return self.logits(self.norm(x))[: len(tokens), 0], Cache(tuple(layers), cache.length + 1)
 
     def embedded(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """The token's row of the table, plus the position's where positions are learned."""
         x = self.embed[...][tokens]  # gathered in float32: its gradient is a sum over occurrences
         if self.position is not None:
-            x = x + self.position[...][jnp.maximum(positions, 0)]
+            x = x + self.position[...][positions]
         return x.astype(self.config.dtype)
 
     def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:

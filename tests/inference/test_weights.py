@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.inference.weights import for_decoding
-from jaxgpt.model.cache import empty_cache
 from jaxgpt.model.gpt import GPT
 from tests.runs import quick
 from tests.variants import BASELINE, VARIANTS, loud, text
@@ -14,11 +13,11 @@ NARROW = dataclasses.replace(VARIANTS["all"], dtype="bfloat16")
 
 
 def test_weights_for_decoding_change_no_number():
-    tokens = jnp.asarray(text(NARROW))
-    positions = jnp.broadcast_to(jnp.arange(24)[None], tokens.shape)
-    empty = empty_cache(NARROW, 2, 24)
-    plain, _ = quick(GPT.extend)(loud(NARROW), tokens, positions, empty)
-    narrow, _ = quick(GPT.extend)(for_decoding(loud(NARROW)), tokens, positions, empty)
+    tokens, lengths = jnp.asarray(text(NARROW)), jnp.array([24, 20])
+    plain, narrow = (
+        quick(GPT.read, static_argnums=3)(model, tokens, lengths, 24)[0]
+        for model in (loud(NARROW), for_decoding(loud(NARROW)))
+    )
     np.testing.assert_array_equal(narrow, plain)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 from functools import partial
 
 import jax
@@ -9,7 +10,7 @@ from jax.extend.core import jaxprs_in_params
 
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.attention import BACKENDS, choose, compiling_for, cudnn
-from jaxgpt.model.gpt import Attention, abstract_model
+from jaxgpt.model.gpt import GPT, Attention, abstract_model
 from jaxgpt.model.loss import next_token_loss
 from tests import reference
 from tests.runs import quick
@@ -129,6 +130,26 @@ def test_a_model_compiled_for_cuda_has_cudnn_in_every_layer(imagined_gpu):
     assert program.count("custom_call @__cudnn$fmha") == 6
     assert [program.count(f'"sliding_window_length": {window}') for window in (0, 4, 8)] == [2, 2, 2]
     assert "24x24" not in program  # nowhere all scores
+
+
+def test_a_prompt_compiled_for_cuda_is_read_by_cudnn_too_and_decoding_where_it_is_asked_for(imagined_gpu):
+    config = GPTConfig.preset("tiny", num_layers=3, d_model=32, dtype="bfloat16", window=(8, None, 4))
+    texts = jax.ShapeDtypeStruct((2, 24), jnp.int32), jax.ShapeDtypeStruct((2,), jnp.int32)
+
+    def lowered(function, *given):
+        with compiling_for("cuda"):
+            traced = jax.jit(lambda *given: function(*given)).trace(*given)
+        program = traced.lower(lowering_platforms=("cuda",)).as_text().replace("\\22", '"')
+        masks = [program.count(f'"mask_type": "{mask}"') for mask in ("CAUSAL", "PADDING")]
+        return program.count("custom_call @__cudnn$fmha"), masks
+
+    for name, decoding in (("auto", (0, [0, 0])), ("cudnn", (3, [0, 3]))):
+        model = abstract_model(dataclasses.replace(config, attention=name))
+        read = partial(GPT.read, capacity=32)
+        assert lowered(read, model, *texts) == (3, [3, 0])
+        with compiling_for("cuda"):
+            _, cache = jax.eval_shape(read, model, *texts)
+        assert lowered(GPT.extend, model, texts[1], cache) == decoding
 
 
 def test_compiling_for_a_platform_ends_with_its_block():

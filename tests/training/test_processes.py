@@ -32,7 +32,7 @@ def test_processes_and_devices_may_change_within_a_run(source, tmp_path):
     processes = start_two("train", "--resume", other, "--steps", 12, *TOGETHER)
     (out, err), (silent, _) = (process.communicate(timeout=300) for process in processes)
     assert [process.returncode for process in processes] == [0, 0], err
-    assert "mesh    1 hosts, 2 processes, 8 of 8 devices: data 2 x fsdp 4, zero 3" in out
+    assert "mesh    1 host, 2 processes, 8 of 8 devices: data 2 x fsdp 4, zero 3" in out
     assert "resuming after step 6" in out
     # Only the first process speaks; Gloo says who is connected, in lines that its threads may mix.
     assert not any(word in silent for word in ("resuming", "mesh", "loss", "done in", "go on with"))
