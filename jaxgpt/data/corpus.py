@@ -91,12 +91,7 @@ def _files(folder: Path) -> list[Path]:
 def _stdlib() -> Iterator[str]:
     """The standard library's modules, then the topics of its manual as `help()` shows them; indented by tabs."""
     root = Path(sysconfig.get_path("stdlib"))
-    # A `_sysconfigdata` module holds the paths of the machine that built this Python.
-    modules = [
-        path
-        for path in sorted(root.rglob("*.py"))
-        if not OUTSIDE_STDLIB.intersection(path.relative_to(root).parts) and not path.name.startswith("_sysconfigdata")
-    ]
+    modules = sorted(_modules(root))
     if len(modules) < 100:
         raise ValueError(
             f"data 'stdlib' needs the standard library's source, and {root} has {len(modules)} modules of it: "
@@ -110,6 +105,16 @@ def _stdlib() -> Iterator[str]:
     from pydoc_data.topics import topics
 
     yield from (with_tabs(topics[name]) for name in sorted(topics))
+
+
+def _modules(root: Path) -> Iterator[Path]:
+    """Folders that are left out are not even listed: below site-packages there may be ten thousand files."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = set(folders) - OUTSIDE_STDLIB
+        # A `_sysconfigdata` module holds the paths of the machine that built this Python.
+        yield from (
+            Path(folder, name) for name in files if name.endswith(".py") and not name.startswith("_sysconfigdata")
+        )
 
 
 def with_tabs(text: str) -> str:
