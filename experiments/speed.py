@@ -1,20 +1,22 @@
-"""How fast is a training step beside the same model in PyTorch, on the same cores, in the same minute?
+"""How fast are a training step and decoding beside the same model in PyTorch, on the same machine, in the same minutes?
 
-    python -m experiments.speed [--preset quickstart] [--rounds 10] [--compile]
+    python -m experiments.speed [--preset quickstart] [--compile] [--nanogpt FOLDER] [--rows train variants decode]
 
-Both sides start from the same weights, read the same batches and use AdamW with the same settings; their losses are
-compared, and a ratio whose losses disagree is void. Rounds alternate (ABBA), so that a machine whose speed drifts
-cannot favour one side; what counts is the median of the ratios, round by round.
-Needs the test extra (torch, transformers). What it does not show: other sizes, other machines, a GPU.
+Both sides start from the same weights and read the same batches; a ratio whose losses (or greedy tokens) disagree is
+void. Rounds alternate (ABBA), so that a machine whose speed drifts cannot favour one side; what counts is the median of
+the ratios, round by round. Each row is printed when it is known, and the result saved after it. On a GPU the preset is
+gpt2, in bfloat16.
+Needs the test extra (torch, transformers). What it does not show: other sizes, other machines.
 """
 
 import dataclasses
-import json
+import os
 import statistics
-import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -22,125 +24,227 @@ import tyro
 from experiments import evidence
 from experiments.interleaved import in_turns
 
-TOLERANCE = 2e-4
-"""Relative difference of the losses above which a ratio is void."""
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch computes on the same GPU
 
-Step = Callable[[np.ndarray], float]
+LOSS_TOLERANCE = {"float32": 2e-4, "bfloat16": 2e-2}
+"""Relative difference of the losses above which a ratio is void."""
+TOKENS_ALIKE = {"float32": 0.99, "bfloat16": 0.5}
+"""Part of the greedy tokens below which a ratio is void: after a first near-tie, texts go apart."""
+PEAKS = {"H100": 989e12, "H200": 989e12}
+"""Dense bfloat16 operations per second, by the data sheet."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Time the training step of a preset against PyTorch."""
+    """Time training and decoding against PyTorch."""
 
-    preset: str = "quickstart"
-    """quickstart or shakespeare-char-cpu."""
+    preset: str | None = None
+    """quickstart or shakespeare-char-cpu; where not given, quickstart on a CPU and gpt2 on a GPU."""
+    rows: tuple[Literal["train", "variants", "decode"], ...] = ("train", "variants", "decode")
+    """train and decode: beside PyTorch. variants: beside our own baseline."""
     rounds: int = 10
     """Pairs of timings."""
     steps: int = 5
     """Steps in a timing."""
+    decode_rows: tuple[int, ...] = (1, 8, 64)
+    """Texts that are continued at once."""
+    new_tokens: int = 64
+    """Tokens written to each."""
     compile: bool = False
     """Compare with torch.compile too."""
+    nanogpt: Path | None = None
+    """The folder of a nanoGPT checkout, whose model.py is a rival too."""
+    results: Path = evidence.RESULTS
+    """Where the result goes."""
 
 
-def main(arguments: Arguments) -> None:
-    """Print and save the ratios."""
+def main(arguments: Arguments) -> dict[str, Any]:
+    """Print and save the rows as they are known."""
+    import jax
+
+    on_gpu = jax.default_backend() == "gpu"
+    preset = arguments.preset or ("gpt2" if on_gpu else "quickstart")
+    config = timed_config(preset)
+    result: dict[str, Any] = {
+        "preset": preset,
+        "environment": evidence.environment(_command(arguments, preset), "torch", "transformers"),
+        "batch": [config.batch_size, config.model.context_length],
+        "matmul_flops_per_second": matmul_ceiling(config.model.dtype),
+        "rivals": {},
+        "variants": {},
+        "decode": {},
+    }
+    made = {"train": train_rows, "variants": variant_rows, "decode": decode_rows}
+    for kind in arguments.rows:
+        for name, row in made[kind](config, arguments):
+            result["rivals" if kind == "train" else kind][name] = row
+            print(f"{preset}, {kind}, {name}: {evidence.rounded(row, 4)}", flush=True)
+            evidence.write(f"speed-{preset}-{'gpu' if on_gpu else 'cpu'}", result, arguments.results)
+    return result
+
+
+def timed_config(preset: str) -> Any:
+    """The preset as one step of it is timed: a batch that a GPU holds at once, nothing dropped."""
     from jaxgpt.training.config import TrainConfig
 
-    command = f"python -m experiments.speed --preset {arguments.preset} --rounds {arguments.rounds}"
-    command += f" --steps {arguments.steps}{' --compile' if arguments.compile else ''}"
-    environment = evidence.environment(command, "torch", "transformers")
-    config = TrainConfig.preset(arguments.preset)
-    rng = np.random.default_rng(0)
+    config = TrainConfig.preset(preset)
+    model = dataclasses.replace(config.model, dropout=0.0)
+    batch = 32 if config.microbatches > 1 else config.batch_size
+    return dataclasses.replace(config, model=model, batch_size=batch, microbatches=1, remat="none")
+
+
+def train_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A training step beside each rival's."""
+    from experiments import peers
+
+    for compiled in (False, True) if arguments.compile else (False,):
+        how = "compiled" if compiled else "eager"
+        yield f"torch {how}", train_row(config, peers.transformers_loss, arguments, compiled=compiled)
+        if arguments.nanogpt:
+            same = dataclasses.replace(config, model=dataclasses.replace(config.model, activation="gelu"))
+            make = partial(peers.nanogpt_loss, checkout=arguments.nanogpt)
+            yield f"nanoGPT {how}", train_row(same, make, arguments, compiled=compiled)
+
+
+def train_row(config: Any, make: Callable[..., Any], arguments: Arguments, *, compiled: bool) -> dict[str, Any]:
+    """Both steps from the same weights on the same batches."""
+    from experiments import peers
+    from jaxgpt.training.sharding import one_device
+    from jaxgpt.training.step import initial_state
+
     shape = (arguments.steps, config.batch_size, config.model.context_length + 1)
-    batches = rng.integers(0, config.model.vocab_size, shape)
-    rivals = {"torch eager": torch_step(config, compiled=False)}
-    if arguments.compile:
-        rivals["torch compiled"] = torch_step(config, compiled=True)
-    result = {"preset": arguments.preset, "environment": environment, "rivals": {}}
-    for name, theirs in rivals.items():
-        ours = jax_step(config)  # from the start again, as each rival
-        result["rivals"][name] = compare(ours, theirs, batches, arguments.rounds)
-        print(f"{arguments.preset}: jaxgpt beside {name}: {json.dumps(result['rivals'][name])}")
-    evidence.write(f"speed-{arguments.preset}-cpu", result)
-
-
-def compare(ours: Step, theirs: Step, batches: np.ndarray, rounds: int) -> dict[str, Any]:
-    """Seconds per step of both and the ratio of speeds, as medians; void where the losses differ."""
-    losses = [[step(batch) for batch in batches] for step in (ours, theirs)]  # the warm-up
+    batches = np.random.default_rng(0).integers(0, config.model.vocab_size, shape)
+    ours, facts = our_step(config)
+    theirs = peers.train_step(config, *make(initial_state(config, one_device()).model), compiled=compiled)
+    losses = [[step(batch) for batch in batches] for step in (theirs, ours)]  # the warm-up
     apart = max(abs(a - b) / b for a, b in zip(*losses, strict=True))
-    turns = in_turns(lambda: [ours(batch) for batch in batches], lambda: [theirs(batch) for batch in batches], rounds)
-    our_times, their_times = ([wall / len(batches) for wall, _ in side] for side in turns)
-    ratios = [b / a for a, b in zip(our_times, their_times, strict=True)]
+    row = beside(lambda: [ours(b) for b in batches], lambda: [theirs(b) for b in batches], arguments.rounds)
+    seconds = row["seconds"] / arguments.steps
     return {
-        "times_as_fast": round(statistics.median(ratios), 3) if apart < TOLERANCE else None,
-        "spread": [round(min(ratios), 3), round(max(ratios), 3)],
-        "seconds_per_step": round(statistics.median(our_times), 4),
-        "seconds_per_step_theirs": round(statistics.median(their_times), 4),
-        "losses_apart": float(f"{apart:.2g}"),
+        "times_as_fast": None if apart > LOSS_TOLERANCE[config.model.dtype] else row["times_as_fast"],
+        "spread": row["spread"],
+        "seconds_per_step": seconds,
+        "seconds_per_step_theirs": row["seconds_theirs"] / arguments.steps,
+        "losses_apart": apart,
+        "tokens_per_second": config.batch_size * config.model.context_length / seconds,
+        **facts,
+        "peak_gigabytes_theirs": peers.peak_gigabytes(lambda: theirs(batches[0])),
+        **utilisation(config, seconds),
     }
 
 
-def jax_step(config: Any) -> Step:
-    """One update by jaxgpt; returns the loss."""
+def variant_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Our own variants beside our own baseline."""
+    from experiments.costs import variants
+    from experiments.variants import Size, speeds
+
+    model = config.model
+    heads = tuple(n for n in (4, 2, 1) if model.num_heads % n == 0 and n < model.num_heads)[:2]
+    size = Size(config, heads, model.context_length // 4, arguments.decode_rows[0])
+    for name, variant in variants(model, heads, size.window).items():
+        if name != "baseline":
+            yield name, speeds(size, config, variant, arguments.rounds)
+
+
+def decode_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Greedy continuation of a short prompt, beside transformers' with a static cache."""
+    from experiments import peers
+    from jaxgpt.inference.generate import generate
+    from jaxgpt.training.sharding import one_device
+    from jaxgpt.training.step import initial_state
+
+    model = initial_state(config, one_device()).model
+    count = min(arguments.new_tokens, config.model.context_length - 8)
+    for rows in arguments.decode_rows:
+        prompt = np.random.default_rng(0).integers(0, config.model.vocab_size, (rows, 8), dtype=np.int32)
+        theirs = peers.greedy(model, prompt, count)
+
+        def ours() -> np.ndarray:
+            return generate(model, prompt, count, temperature=0)  # noqa: B023
+
+        alike = float((ours()[:, 8:] == theirs()[:, 8:]).mean())
+        row = beside(ours, theirs, arguments.rounds)
+        yield (
+            f"batch {rows}",
+            {
+                "times_as_fast": row["times_as_fast"] if alike >= TOKENS_ALIKE[config.model.dtype] else None,
+                "spread": row["spread"],
+                "tokens_per_second": rows * count / row["seconds"],
+                "tokens_per_second_theirs": rows * count / row["seconds_theirs"],
+                "tokens_alike": alike,
+            },
+        )
+
+
+def beside(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> dict[str, Any]:
+    """Seconds of both and the ratio of speeds, as medians over rounds in turns."""
+    our_times, their_times = ([wall for wall, _ in side] for side in in_turns(ours, theirs, rounds))
+    ratios = [b / a for a, b in zip(our_times, their_times, strict=True)]
+    return {
+        "times_as_fast": statistics.median(ratios),
+        "spread": [min(ratios), max(ratios)],
+        "seconds": statistics.median(our_times),
+        "seconds_theirs": statistics.median(their_times),
+    }
+
+
+def our_step(config: Any) -> tuple[Callable[[np.ndarray], float], dict[str, Any]]:
+    """One update by jaxgpt, which returns the loss; and what its program took to compile and needs."""
     import jax
 
     from jaxgpt.training.sharding import one_device
-    from jaxgpt.training.step import initial_state, make_step
+    from jaxgpt.training.step import abstract_batch, abstract_state, initial_state, make_step, memory_needed
 
-    state, step = initial_state(config, one_device()), make_step(config, one_device())
+    mesh = one_device()
+    began = time.perf_counter()
+    step = make_step(config, mesh).lower(abstract_state(config, mesh), abstract_batch(config, mesh)).compile()
+    facts = {"compile_seconds": time.perf_counter() - began, "peak_gigabytes": memory_needed(step) / 1e9}
+    state = initial_state(config, mesh)
 
     def update(batch: np.ndarray) -> float:
         nonlocal state
         state, metrics = step(state, batch.astype(np.int32))
         return float(jax.block_until_ready(metrics.loss))
 
-    return update
+    return update, facts
 
 
-def torch_step(config: Any, *, compiled: bool) -> Step:
-    """One update by transformers' GPT-2 (SDPA) and torch's fused AdamW from the same weights; returns the loss."""
-    import torch
-    import transformers
+def matmul_ceiling(dtype: str) -> float:
+    """Operations per second of one large matrix product of random numbers here: the median of ten."""
+    import jax
+    import jax.numpy as jnp
 
-    from converters import save_pretrained
-    from jaxgpt.training.optimizer import schedule
-    from jaxgpt.training.sharding import one_device
-    from jaxgpt.training.step import initial_state
+    size = 8192 if jax.default_backend() == "gpu" else 1024
+    a, b = jax.random.normal(jax.random.key(0), (2, size, size), jnp.dtype(dtype))
+    product = jax.jit(jnp.matmul)
+    times = []
+    for _ in range(11):
+        began = time.perf_counter()
+        product(a, b).block_until_ready()
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / statistics.median(times[1:])
 
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(initial_state(config, one_device()).model, Path(folder) / "model", "gpt2")
-        model = transformers.GPT2LMHeadModel.from_pretrained(Path(folder) / "model", attn_implementation="sdpa")
-    model.train()
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim == 1]
-    options = config.optimizer
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        betas=(options.beta1, options.beta2),
-        fused=True,
-    )
-    rate, done = schedule(options, config.steps), 0
 
-    def loss_of(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        logits = model(inputs, use_cache=False).logits
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+def utilisation(config: Any, seconds: float) -> dict[str, float]:
+    """Model FLOPs per second as parts of the peak of the data sheet, where it is known: causal, and PaLM's count."""
+    import jax
 
-    forward = torch.compile(loss_of) if compiled else loss_of
+    from jaxgpt.model.flops import flops_per_token
 
-    def update(batch: np.ndarray) -> float:
-        nonlocal done
-        tokens = torch.from_numpy(batch.astype(np.int64))
-        for group in optimizer.param_groups:
-            group["lr"] = float(rate(done))
-        optimizer.zero_grad(set_to_none=True)
-        loss = forward(tokens[:, :-1], tokens[:, 1:])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
-        optimizer.step()
-        done += 1
-        return loss.item()
+    tokens = config.batch_size * config.model.context_length
+    done = {
+        name: flops_per_token(config.model, causal=name == "causal") * tokens / seconds for name in ("causal", "palm")
+    }
+    found = {f"{name}_flops_per_second": value for name, value in done.items()}
+    for device, peak in PEAKS.items():
+        if device in jax.devices()[0].device_kind:
+            found |= {f"{name}_mfu": value / peak for name, value in done.items()}
+    return found
 
-    return update
+
+def _command(arguments: Arguments, preset: str) -> str:
+    command = f"python -m experiments.speed --preset {preset} --rounds {arguments.rounds} --steps {arguments.steps}"
+    return command + " --compile" * arguments.compile + " --nanogpt FOLDER" * bool(arguments.nanogpt)
 
 
 if __name__ == "__main__":

@@ -253,8 +253,9 @@ def _print_header(run: "Run", data: "TokenData", mesh: "Mesh", console: Console)
         "device": f"{device.device_kind}; attention: {describe_attention(config.model)}",
     }
     if len(jax.devices()) > 1:
+        where = f"{_counted(count_hosts(), 'host')}, {_counted(jax.process_count(), 'process')}"
         rows["mesh"] = (
-            f"{_counted(count_hosts(), 'host')}, {_counted(jax.process_count(), 'process')}, {mesh.size} of {len(jax.devices())} devices: "
+            f"{where}, {mesh.size} of {len(jax.devices())} devices: "
             f"data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}, zero {config.zero}"
         )
         rows["each"] = (
