@@ -120,6 +120,18 @@ def greedy(model: GPT, prompt: Int[np.ndarray, "B T"], count: int) -> Callable[[
     return run
 
 
+def product(x: np.ndarray, y: np.ndarray, dtype: str) -> Callable[[], None]:
+    """A matrix product that is done when it returns."""
+    a, b = (torch.from_numpy(matrix).to(device(), getattr(torch, dtype)) for matrix in (x, y))
+
+    def run() -> None:
+        a @ b
+        if device() == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
 def peak_gigabytes(program: Callable[[], Any]) -> float | None:
     """What torch held at once on a GPU while a program ran. None: there is no GPU."""
     if device() == "cpu":

@@ -1,6 +1,6 @@
 """How fast are a training step and decoding beside the same model in PyTorch, on the same machine, in the same minutes?
 
-    python -m experiments.speed [--preset quickstart] [--compile] [--nanogpt FOLDER] [--rows train variants decode]
+    python -m experiments.speed [--preset quickstart] [--compile] [--nanogpt FOLDER] [--rows train products decode]
 
 Both sides start from the same weights and read the same batches; a ratio whose losses (or greedy tokens) disagree is
 void. Rounds alternate (ABBA), so that a machine whose speed drifts cannot favour one side; what counts is the median of
@@ -34,14 +34,18 @@ PEAKS = {"H100": 989e12, "H200": 989e12}
 """Dense bfloat16 operations per second, by the data sheet."""
 
 
+Kind = Literal["train", "products", "variants", "decode"]
+KINDS: tuple[Kind, ...] = ("train", "products", "variants", "decode")
+
+
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Time training and decoding against PyTorch."""
 
     preset: str | None = None
     """quickstart or shakespeare-char-cpu; where not given, quickstart on a CPU and gpt2 on a GPU."""
-    rows: tuple[Literal["train", "variants", "decode"], ...] = ("train", "variants", "decode")
-    """train and decode: beside PyTorch. variants: beside our own baseline."""
+    rows: tuple[Kind, ...] = KINDS
+    """train, products and decode: beside PyTorch. variants: beside our own baseline."""
     rounds: int = 10
     """Pairs of timings."""
     steps: int = 5
@@ -71,10 +75,11 @@ def main(arguments: Arguments) -> dict[str, Any]:
         "batch": [config.batch_size, config.model.context_length],
         "matmul_flops_per_second": matmul_ceiling(config.model.dtype),
         "rivals": {},
+        "products": {},
         "variants": {},
         "decode": {},
     }
-    made = {"train": train_rows, "variants": variant_rows, "decode": decode_rows}
+    made = {"train": train_rows, "products": product_rows, "variants": variant_rows, "decode": decode_rows}
     for kind in arguments.rows:
         for name, row in made[kind](config, arguments):
             result["rivals" if kind == "train" else kind][name] = row
@@ -131,6 +136,46 @@ def train_row(config: Any, make: Callable[..., Any], arguments: Arguments, *, co
         "peak_gigabytes_theirs": peers.peak_gigabytes(lambda: theirs(batches[0])),
         **utilisation(config, seconds),
     }
+
+
+def product_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The matrix products of a step and nothing else: what no program can do without."""
+    import jax
+    import jax.numpy as jnp
+
+    from experiments import peers
+
+    product, seconds = jax.jit(jnp.matmul), {"ours": 0.0, "theirs": 0.0}
+    for (a, b), count in products(config).items():
+        x, y = (np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in (a, b))
+        theirs = peers.product(x, y, config.model.dtype)
+        x, y = (jnp.asarray(matrix, config.model.dtype) for matrix in (x, y))
+        for program in (theirs, lambda: product(x, y).block_until_ready()):  # noqa: B023
+            program()
+        row = beside(lambda: product(x, y).block_until_ready(), theirs, max(arguments.rounds, 5))  # noqa: B023
+        seconds["ours"] += count * row["seconds"]
+        seconds["theirs"] += count * row["seconds_theirs"]
+    yield "of a step", {"seconds_per_step": seconds["ours"], "seconds_per_step_theirs": seconds["theirs"]}
+
+
+def products(config: Any) -> dict[tuple[tuple[int, ...], tuple[int, ...]], int]:
+    """The shapes of what is multiplied in a step where nothing is recomputed, and how often."""
+    model = config.model
+    tokens, width, heads = config.batch_size * model.context_length, model.d_model, model.num_heads
+    kv_width, layers = model.kv_heads * model.head_dim, model.num_layers
+    found: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+
+    def add(rows: int, inner: int, columns: int, count: int, batch: tuple[int, ...] = ()) -> None:
+        for a, b, c in ((rows, inner, columns), (rows, columns, inner), (inner, rows, columns)):
+            shapes = (*batch, a, b), (*batch, b, c)
+            found[shapes] = found.get(shapes, 0) + count
+
+    for columns, count in ((width, 2), (kv_width, 2), (model.mlp_width, 2)):  # the way back down has the same shapes
+        add(tokens, width, columns, count * layers)
+    add(tokens, width, model.padded_vocab_size, 1)
+    texts = (config.batch_size, heads)
+    add(model.context_length, model.head_dim, model.context_length, 2 * layers, texts)
+    return found
 
 
 def variant_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[str, Any]]]:

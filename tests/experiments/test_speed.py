@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -10,6 +11,7 @@ pytest.importorskip("transformers")
 
 from experiments import peers, speed
 from jaxgpt.config import GPTConfig
+from jaxgpt.model.flops import flops_per_token
 from jaxgpt.training.config import TrainConfig
 from tests.runs import quick_compilation
 
@@ -34,7 +36,7 @@ def rows(tmp_path, *kinds):
 
 
 def test_both_sides_train_and_decode_alike(tmp_path):
-    result = rows(tmp_path, "train", "decode")
+    result = rows(tmp_path, "train", "products", "decode")
     step, decode = result["rivals"]["torch eager"], result["decode"]["batch 2"]
     assert step["losses_apart"] < 1e-5
     assert decode["tokens_alike"] == 1
@@ -63,3 +65,12 @@ def test_a_folder_without_nanogpt_is_refused(tmp_path):
     model = initial_state(dataclasses.replace(TINY), one_device()).model
     with pytest.raises(ValueError, match=r"has no model.py; give the folder of a nanoGPT checkout"):
         peers.nanogpt_loss(model, tmp_path)
+
+
+def test_the_products_of_a_step_are_its_arithmetic():
+    """Six operations for each weight and token, and twelve widths for each pair of tokens, none masked away."""
+    for config in (TINY, dataclasses.replace(TINY, model=GPTConfig.preset("gpt2", num_layers=3))):
+        done = sum(2 * math.prod(a) * b[-1] * count for (a, b), count in speed.products(config).items())
+        model, tokens = config.model, config.batch_size * config.model.context_length
+        padding = 6 * (model.padded_vocab_size - model.vocab_size) * model.d_model
+        assert done == (flops_per_token(model, causal=False) + padding) * tokens
