@@ -80,7 +80,7 @@ def trained(config: TrainConfig, data: TokenData) -> dict[str, Any]:
     state, losses = initial_state(config, mesh), []
     compiled, _ = compile_step(config, mesh, state, placed(batches(0).__getitem__, shape, rows))
     for number in range(config.steps):
-        state, metrics = compiled(state, placed(batches(number).__getitem__, shape, rows), None)
+        state, metrics = compiled(state, placed(batches(number).__getitem__, shape, rows))
         losses.append(float(metrics.loss))
     sent = collectives(compiled.as_text())
     return {
