@@ -33,8 +33,8 @@ def section(results: dict[str, Result]) -> Iterator[str]:
         modes = results["parallel"]["modes"]
         apart = results["parallel"]["largest_relative_difference"]
         yield (
-            f"- Parallel modes: the losses of DDP, FSDP and hybrid on 8 devices differ from one device's by at most "
-            f"{apart:.1e}\n  of them over {len(modes['one device']['losses'])} steps "
+            "- Parallel modes: the losses of DDP, FSDP and hybrid on 8 devices, and of hybrid in two processes, differ "
+            f"from one device's\n  by at most {apart:.1e} of them over {len(modes['one device']['losses'])} steps "
             "([experiments/parallel.py](experiments/parallel.py))."
         )
 
