@@ -66,7 +66,8 @@ def test_a_mode_sends_what_the_formula_says_and_a_device_holds_its_part():
 
 
 def test_the_banded_window_s_cost_is_a_straight_line_and_full_attention_s_is_not():
-    fits = committed("window")["fits"]
+    fits, rows = committed("window")["fits"], committed("window")["rows"]["window 256, banded"]
+    assert [row["length"] for row in rows if "step_seconds" in row] == [1024 << i for i in range(7)]
     for of in ("step_processor_seconds", "step_temporary_megabytes"):
         assert fits["window 256, banded"][of]["r2"] > 0.99
         assert fits["window 256, banded"][of]["exponent"] < 1.2
