@@ -164,6 +164,12 @@ def tables(result: dict[str, Any]) -> list[dict[str, Any]]:
             f"{row['losses'][-1]:.6f}",
             f"{row['largest_relative_difference']:.1e}",
             f"{row['state_bytes_per_device']:,}",
+        ]
+        for name, row in result["modes"].items()
+    ]
+    sent = [
+        [
+            name,
             f"{row['wire_bytes_per_step']:,.0f}",
             f"{row['wire_bytes_by_formula']:,.0f}",
             ", ".join(f"{times} {kind}" for kind, times in row["collectives"].items()),
@@ -179,10 +185,15 @@ def tables(result: dict[str, Any]) -> list[dict[str, Any]]:
         ]
         for name, row in result["prediction"].items()
     ]
-    head = ["mode", "last loss", "furthest from one device", "state, bytes", "sent, bytes", "by formula", "collectives"]
+    head = ["mode", "last loss", "furthest from one device", "state of a device, bytes"]
     title = "A prediction, not a measurement: GPT-2 124M on eight H100, 32 x 1024 tokens each, float32 gathers"
     return [
         {"title": "Eight virtual devices", "head": head, "rows": alike},
+        {
+            "title": "What a device sends in a step",
+            "head": ["mode", "bytes", "by formula", "collectives"],
+            "rows": sent,
+        },
         {
             "title": title,
             "head": ["mode", "arithmetic, ms", "sending, ms", "of eight times the speed"],
