@@ -92,7 +92,7 @@ def measured(config: GPTConfig, arguments: Arguments) -> dict[str, Any]:
     if config.context_length > arguments.longest_run:
         return row
     state = initial_state(train, one_device())
-    row |= decoded(state.model, arguments.repeats)
+    row |= decoded(state.model, 10 * arguments.repeats)  # a timing takes milliseconds
     if temporary > arguments.most_gigabytes * 1e9:
         return row
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, batch.shape, dtype=np.int32)
@@ -171,7 +171,7 @@ def tables(result: dict[str, Any]) -> list[dict[str, Any]]:
         for key, fit in found.items()
     ]
     head = ["attention", "length", "step, s", "step, MB", "token, ms", "cache, MB"]
-    title = "What was measured: processor time, and the memory that a step needs for a while"
+    title = "What was measured: processor time, temporary memory"
     return [
         {"title": "How the cost grows", "head": ["attention", "of", "exponent", "R² of a line"], "rows": grows},
         {"title": title, "head": head, "rows": cells},
