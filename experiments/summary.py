@@ -95,7 +95,7 @@ def window(result: Result) -> Iterator[str]:
             memory = rows[-1]["step_temporary_megabytes"] / 1000
             parts.append(
                 f"{name}: exponent {fit['exponent']:.2f} and R² of a line {fit['r2']:.4f} up to {run:,} tokens; "
-                f"{memory:,.1f} GB"
+                f"{memory:.3g} GB"
             )
     yield (
         "- Long contexts: processor time of a training step against context length, and the memory that the step "
