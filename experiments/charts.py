@@ -126,7 +126,7 @@ def parallel_charts(result: Result) -> Iterator[Chart]:
     """The losses of all modes."""
     yield Chart(
         "parallel-losses",
-        "One device, DDP, FSDP, hybrid, two processes: the same losses",
+        "The same losses in every mode",
         "step",
         "training loss, nats per character",
         [Series(name, list(range(len(row["losses"]))), row["losses"]) for name, row in result["modes"].items()],
