@@ -76,24 +76,6 @@ def main(arguments: Arguments) -> dict[str, Any]:
     return result
 
 
-def trained_together(config: TrainConfig) -> dict[str, Any]:
-    """The same in two processes, each with half of the devices: what the first of them found."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        coordinator = f"localhost:{free.getsockname()[1]}"
-    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
-        first, *_ = pool.map(partial(one_of_many, coordinator, config), range(PROCESSES))
-    return first
-
-
-def one_of_many(coordinator: str, config: TrainConfig, process_id: int) -> dict[str, Any]:
-    """What each of them does."""
-    jax.config.update("jax_num_cpu_devices", DEVICES // PROCESSES)
-    connect(Cluster(coordinator=coordinator, process_id=process_id, num_processes=PROCESSES))
-    assert len(jax.devices()) == DEVICES
-    return trained(config)
-
-
 def trained(config: TrainConfig) -> dict[str, Any]:
     """The losses of a mode, and what its program holds and sends."""
     data = prepare(config.data.source, config.data.tokenizer)
@@ -116,6 +98,24 @@ def trained(config: TrainConfig) -> dict[str, Any]:
         "wire_bytes_by_formula": formula(config, block_gathers=1),
         "wire_bytes_as_written": formula(config, block_gathers=2),
     }
+
+
+def trained_together(config: TrainConfig) -> dict[str, Any]:
+    """The same in two processes, each with half of the devices: what the first of them found."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+        first, *_ = pool.map(partial(one_of_many, coordinator, config), range(PROCESSES))
+    return first
+
+
+def one_of_many(coordinator: str, config: TrainConfig, process_id: int) -> dict[str, Any]:
+    """What each of them does."""
+    jax.config.update("jax_num_cpu_devices", DEVICES // PROCESSES)
+    connect(Cluster(coordinator=coordinator, process_id=process_id, num_processes=PROCESSES))
+    assert len(jax.devices()) == DEVICES
+    return trained(config)
 
 
 def formula(config: TrainConfig, block_gathers: int) -> float:
