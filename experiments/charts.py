@@ -85,17 +85,15 @@ def uptrain_charts(result: Result) -> Iterator[Chart]:
     """The way back by conversion, and by kv_init."""
     rows = result["rows"]
     for name in ("rotary", "grouped", "windowed", "all"):
-        ways = {f"{name}, {way}": f"{name}, {way}" for way in ("text", "distilled", "scratch")}
+        ways = {"unchanged": "unchanged, text"} | {way: f"{name}, {way}" for way in ("text", "distilled", "scratch")}
         yield Chart(
             f"uptrain-{name}",
             f"The way back: {name}",
             "tokens after the conversion",
             "validation loss, nats per character",
-            [
-                _recovery(label, rows[key])
-                for label, key in ({"unchanged, trained on": "unchanged, text"} | ways).items()
-            ],
-            f"Mean of {result['seeds']} seeds. The leftmost points are the conversion before any training.",
+            [_recovery(label, rows[key]) for label, key in ways.items()],
+            "Trained on by the text or by distillation; beside it fresh weights, and the unchanged model trained on. "
+            f"Mean of {result['seeds']} seeds; the leftmost points are before any training.",
         )
     inits = {"mean": "grouped, text", "first": "grouped, first, text", "svd": "grouped, svd, text"}
     yield Chart(
@@ -121,14 +119,14 @@ def window_charts(result: Result) -> Iterator[Chart]:
         ),
     ):
         series = [Series(label, *_present(rows, key)) for label, rows in result["rows"].items()]
-        yield Chart(name, title, "context length, tokens", unit, series, "Both axes are logarithmic.", log="xy")
+        yield Chart(name, title, "context length / 1024 tokens", unit, series, "Both axes are logarithmic.", log="xy")
 
 
 def parallel_charts(result: Result) -> Iterator[Chart]:
     """The losses of all modes."""
     yield Chart(
         "parallel-losses",
-        "One device, DDP, FSDP, hybrid: the same losses",
+        "The same losses in every mode",
         "step",
         "training loss, nats per character",
         [Series(name, list(range(len(row["losses"]))), row["losses"]) for name, row in result["modes"].items()],
@@ -167,4 +165,4 @@ def _binned(values: list[float]) -> tuple[list[float], list[float]]:
 
 def _present(rows: list[Result], key: str) -> tuple[list[float], list[float]]:
     found = [row for row in rows if row.get(key) is not None]
-    return [row["length"] for row in found], [row[key] for row in found]
+    return [row["length"] / 1024 for row in found], [row[key] for row in found]

@@ -2,13 +2,17 @@
 
     python -m experiments.parallel [--steps 30]
 
-The CPU-size model of experiments.variants on eight virtual CPU devices: the losses of every step, the bytes that a
-device holds, and the bytes that it sends in a step, read from the compiled program, beside a formula. Last, a
-prediction of how GPT-2 124M would scale on eight GPUs: arithmetic, not a measurement.
+The CPU-size model of experiments.variants on eight virtual CPU devices, and on two processes of four each: the losses
+of every step, the bytes that a device holds, and the bytes that it sends in a step, read from the compiled program,
+beside a formula. Last, a prediction of how GPT-2 124M would scale on eight GPUs: arithmetic, not a measurement.
 What it does not show: speed (eight virtual devices share two cores), several hosts, whether the prediction holds.
 """
 
 import dataclasses
+import socket
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +22,17 @@ import tyro
 
 from experiments import evidence
 from experiments.variants import SIZES
-from jaxgpt.data import Batches, TokenData, placed, prepare
+from jaxgpt.data import Batches, placed, prepare
 from jaxgpt.model.flops import flops_per_token
 from jaxgpt.model.gpt import abstract_model, named_parameters, num_parameters
+from jaxgpt.training.cluster import connect
 from jaxgpt.training.collectives import by_kind, collectives, wire_bytes
-from jaxgpt.training.config import MeshConfig, TrainConfig
+from jaxgpt.training.config import Cluster, MeshConfig, TrainConfig
 from jaxgpt.training.hardware import overlapped
 from jaxgpt.training.sharding import batch_sharding, bytes_per_device, cut_axis, make_mesh
 from jaxgpt.training.step import abstract_state, compile_step, initial_state
 
-DEVICES = 8
+DEVICES, PROCESSES = 8, 2
 MODES = {
     "one device": MeshConfig(1, 1, allow_idle=True),
     "DDP, 8 x 1": MeshConfig(8, 1, allow_idle=True),
@@ -55,8 +60,8 @@ def main(arguments: Arguments) -> dict[str, Any]:
     environment = evidence.environment("python -m experiments.parallel")
     size = SIZES["cpu"].config
     config = dataclasses.replace(size, steps=arguments.steps, batch_size=16)
-    data = prepare(config.data.source, config.data.tokenizer)
-    modes = {name: trained(dataclasses.replace(config, mesh=mesh), data) for name, mesh in MODES.items()}
+    modes = {name: trained(dataclasses.replace(config, mesh=mesh)) for name, mesh in MODES.items()}
+    modes["hybrid, two processes"] = trained_together(dataclasses.replace(config, mesh=MODES["hybrid, 2 x 4"]))
     alone = np.array(modes["one device"]["losses"])
     for row in modes.values():
         row["largest_relative_difference"] = float(np.max(np.abs(np.array(row["losses"]) / alone - 1)))
@@ -71,8 +76,9 @@ def main(arguments: Arguments) -> dict[str, Any]:
     return result
 
 
-def trained(config: TrainConfig, data: TokenData) -> dict[str, Any]:
+def trained(config: TrainConfig) -> dict[str, Any]:
     """The losses of a mode, and what its program holds and sends."""
+    data = prepare(config.data.source, config.data.tokenizer)
     mesh = make_mesh(config.mesh)
     length = config.model.context_length
     batches = Batches(data.train, config.batch_size, length, config.seed)
@@ -80,7 +86,7 @@ def trained(config: TrainConfig, data: TokenData) -> dict[str, Any]:
     state, losses = initial_state(config, mesh), []
     compiled, _ = compile_step(config, mesh, state, placed(batches(0).__getitem__, shape, rows))
     for number in range(config.steps):
-        state, metrics = compiled(state, placed(batches(number).__getitem__, shape, rows), None)
+        state, metrics = compiled(state, placed(batches(number).__getitem__, shape, rows))
         losses.append(float(metrics.loss))
     sent = collectives(compiled.as_text())
     return {
@@ -92,6 +98,24 @@ def trained(config: TrainConfig, data: TokenData) -> dict[str, Any]:
         "wire_bytes_by_formula": formula(config, block_gathers=1),
         "wire_bytes_as_written": formula(config, block_gathers=2),
     }
+
+
+def trained_together(config: TrainConfig) -> dict[str, Any]:
+    """The same in two processes, each with half of the devices: what the first of them found."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+        first, *_ = pool.map(partial(one_of_many, coordinator, config), range(PROCESSES))
+    return first
+
+
+def one_of_many(coordinator: str, config: TrainConfig, process_id: int) -> dict[str, Any]:
+    """What each of them does."""
+    jax.config.update("jax_num_cpu_devices", DEVICES // PROCESSES)
+    connect(Cluster(coordinator=coordinator, process_id=process_id, num_processes=PROCESSES))
+    assert len(jax.devices()) == DEVICES
+    return trained(config)
 
 
 def formula(config: TrainConfig, block_gathers: int) -> float:
@@ -140,6 +164,12 @@ def tables(result: dict[str, Any]) -> list[dict[str, Any]]:
             f"{row['losses'][-1]:.6f}",
             f"{row['largest_relative_difference']:.1e}",
             f"{row['state_bytes_per_device']:,}",
+        ]
+        for name, row in result["modes"].items()
+    ]
+    sent = [
+        [
+            name,
             f"{row['wire_bytes_per_step']:,.0f}",
             f"{row['wire_bytes_by_formula']:,.0f}",
             ", ".join(f"{times} {kind}" for kind, times in row["collectives"].items()),
@@ -155,10 +185,15 @@ def tables(result: dict[str, Any]) -> list[dict[str, Any]]:
         ]
         for name, row in result["prediction"].items()
     ]
-    head = ["mode", "last loss", "furthest from one device", "state, bytes", "sent, bytes", "by formula", "collectives"]
+    head = ["mode", "last loss", "furthest from one device", "state of a device, bytes"]
     title = "A prediction, not a measurement: GPT-2 124M on eight H100, 32 x 1024 tokens each, float32 gathers"
     return [
         {"title": "Eight virtual devices", "head": head, "rows": alike},
+        {
+            "title": "What a device sends in a step",
+            "head": ["mode", "bytes", "by formula", "collectives"],
+            "rows": sent,
+        },
         {
             "title": title,
             "head": ["mode", "arithmetic, ms", "sending, ms", "of eight times the speed"],

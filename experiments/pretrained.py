@@ -100,14 +100,12 @@ def judged(model: GPT, data: TokenData, tokenizer: Tokenizer, split: str, argume
 def tables(models: dict[str, Any]) -> list[dict[str, Any]]:
     """The result for people."""
     measures = ("parameters", "text", "tokens", "loss", "perplexity", "perplexity_per_word", "bits_per_byte")
-    rows = [
-        [name, *(f"{row[key]:,.5g}" if isinstance(row[key], float) else f"{row[key]}" for key in measures)]
-        for name, row in models.items()
-    ]
+    rows = [[name, *(cell(row[key]) for key in measures)] for name, row in models.items()]
+    published = [[name, *(f"{value:.2f}" for value in row)] for name, row in PUBLISHED.items()]
     title = "GPT-2 without training on the task, as published (Radford et al. 2019, table 3)"
     return [
         {"title": "Measured", "head": ["model", *(key.replace("_", " ") for key in measures)], "rows": rows},
-        {"title": title, "head": ["model", *COLUMNS], "rows": [[name, *row] for name, row in PUBLISHED.items()]},
+        {"title": title, "head": ["model", *COLUMNS], "rows": published},
         {
             "title": "Samples, temperature 0.8, top-p 0.95",
             "head": ["model", "text"],
@@ -115,6 +113,13 @@ def tables(models: dict[str, Any]) -> list[dict[str, Any]]:
             "kind": "wide",
         },
     ]
+
+
+def cell(value: float | str) -> str:
+    """Whole numbers whole, others with four digits behind the point, and none where they are large."""
+    if isinstance(value, str):
+        return value
+    return f"{value:,.4f}" if isinstance(value, float) and value < 1000 else f"{value:,.0f}"
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def variant_tables(result: Result) -> Iterator[str]:
             (
                 name,
                 plus_minus(row["loss"], row["loss_se"]),
-                difference(row),
+                "" if name == "baseline" else difference(row),
                 p_value(row),
                 ratio(row["train_speed"]),
                 ratio(row["decode_speed"]),
@@ -111,7 +111,7 @@ def uptrain_tables(result: Result) -> Iterator[str]:
             for name, row in result["rows"].items()
         ),
     )
-    yield table(
+    yield "<h3>Which key-value initialisation</h3>" + table(
         ("kv_init beside the mean", "at the end", "p", "on the way", "p"),
         (
             (
@@ -150,7 +150,7 @@ def plus_minus(value: float, error: float | None) -> str:
 def difference(row: dict[str, Any]) -> str:
     test = row["against_baseline"]
     error = "" if test["difference_se"] is None else f" ± {test['difference_se']:.4f}"
-    return f"{test['difference']:+.4f}{error}"
+    return f"{test['difference']:+.4f}".replace("-", "−") + error
 
 
 def p_value(row: dict[str, Any]) -> str:

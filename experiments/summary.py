@@ -33,8 +33,8 @@ def section(results: dict[str, Result]) -> Iterator[str]:
         modes = results["parallel"]["modes"]
         apart = results["parallel"]["largest_relative_difference"]
         yield (
-            f"- Parallel modes: the losses of DDP, FSDP and hybrid on 8 devices differ from one device's by at most "
-            f"{apart:.1e}\n  of them over {len(modes['one device']['losses'])} steps "
+            "- Parallel modes: the losses of DDP, FSDP and hybrid on 8 devices, and of hybrid in two processes, differ "
+            f"from one device's\n  by at most {apart:.1e} of them over {len(modes['one device']['losses'])} steps "
             "([experiments/parallel.py](experiments/parallel.py))."
         )
 
@@ -88,12 +88,17 @@ def uptrain(result: Result) -> Iterator[str]:
 
 def window(result: Result) -> Iterator[str]:
     """How the cost grows."""
-    parts = [
-        f"{name}: exponent {fit['exponent']:.2f}, R² of a line {fit['r2']:.4f}"
-        for name, fits in result["fits"].items()
-        if (fit := fits.get("step_processor_seconds"))
-    ]
+    parts = []
+    for name, rows in result["rows"].items():
+        if fit := result["fits"][name].get("step_processor_seconds"):
+            run = max(row["length"] for row in rows if "step_seconds" in row)
+            memory = rows[-1]["step_temporary_megabytes"] / 1000
+            parts.append(
+                f"{name}: exponent {fit['exponent']:.2f} and R² of a line {fit['r2']:.4f} up to {run:,} tokens; "
+                f"{memory:.3g} GB"
+            )
     yield (
-        f"- Long contexts: processor time of a training step against context length:\n  {BREAK.join(parts)}\n  "
+        "- Long contexts: processor time of a training step against context length, and the memory that the step "
+        f"needs at {rows[-1]['length']:,} tokens:\n  {BREAK.join(parts)}\n  "
         "([experiments/window.py](experiments/window.py))."
     )

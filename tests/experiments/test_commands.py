@@ -11,6 +11,9 @@ import pytest
 from experiments import evidence
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+DRIFT = 1e-3
+"""Nats between two machines. Two runs on one are equal in all five digits that are saved; with an older processor's
+instructions (XLA_FLAGS=--xla_cpu_max_isa=AVX) losses after 400 and 650 updates differ by 1e-4. Seeds differ by 1e-2."""
 
 
 def again(module: str, tmp_path: Path, shakespeare: Path, *flags: str) -> dict:
@@ -23,50 +26,53 @@ def again(module: str, tmp_path: Path, shakespeare: Path, *flags: str) -> dict:
     return json.loads(path.read_text())
 
 
-def committed(name: str) -> dict:
-    if not (evidence.RESULTS / f"{name}.json").exists():
-        pytest.skip(f"{name}.json is not committed yet")
-    return evidence.read(name)
-
-
 @pytest.mark.slow
 def test_the_first_seed_of_every_variant_ends_at_its_committed_loss(tmp_path, shakespeare):
-    found, kept = again("variants", tmp_path, shakespeare, "--seeds", "1", "--rounds", "1"), committed("variants-cpu")
+    found = again("variants", tmp_path, shakespeare, "--seeds", "1", "--rounds", "1")
+    kept = evidence.read("variants-cpu")
     for name, row in kept["variants"].items():
         ours = found["variants"][name]
-        assert ours["losses"][0] == pytest.approx(row["losses"][0], abs=0.03), name
+        assert ours["losses"][0] == pytest.approx(row["losses"][0], abs=DRIFT), name
         for exact in ("parameters", "flops_per_token", "cache_bytes_per_token", "cache_bytes_full_context"):
             assert ours[exact] == row[exact]
 
 
 @pytest.mark.slow
 def test_every_parallel_mode_ends_at_its_committed_loss_and_sends_as_many_bytes(tmp_path, shakespeare):
-    found, kept = again("parallel", tmp_path, shakespeare), committed("parallel")
-    assert found["largest_relative_difference"] < 1e-4
+    found = again("parallel", tmp_path, shakespeare)
+    kept = evidence.read("parallel")
+    assert found["largest_relative_difference"] < 1e-5  # 2.4e-7 was measured
     for name, row in kept["modes"].items():
         ours = found["modes"][name]
-        assert ours["losses"] == pytest.approx(row["losses"], rel=1e-3)
+        assert ours["losses"] == pytest.approx(row["losses"], abs=DRIFT)
         assert ours["state_bytes_per_device"] == row["state_bytes_per_device"]
         assert ours["wire_bytes_per_step"] == pytest.approx(ours["wire_bytes_by_formula"], rel=1e-3, abs=100)
 
 
 @pytest.mark.slow
 def test_uptraining_brings_the_first_seed_back_as_committed(tmp_path, shakespeare):
-    found, kept = again("uptrain", tmp_path, shakespeare, "--seeds", "1"), committed("uptrain-cpu")
-    for name, row in kept["rows"].items():
-        assert found["rows"][name]["at_once"] == pytest.approx(row["at_once"], abs=0.05), name
+    found = again("uptrain", tmp_path, shakespeare, "--seeds", "1")
+    kept = evidence.read("uptrain-cpu")
+    assert kept["seeds"] == 2
+    for name, row in kept["rows"].items():  # of two, each is one standard error from their mean
+        ours = found["rows"][name]["validation"]
+        for loss, mean, error in zip(ours, row["validation"], row["validation_se"], strict=True):
+            assert abs(loss - mean) == pytest.approx(error, abs=DRIFT), name
 
 
-def test_a_mode_sends_what_the_formula_says_and_a_device_holds_its_part():
+def test_a_mode_trains_as_one_device_sends_what_the_formula_says_and_a_device_holds_its_part():
     """Of the committed result: the program was read when it was made."""
-    modes = committed("parallel")["modes"]
+    modes = evidence.read("parallel")["modes"]
+    assert "hybrid, two processes" in modes
     for row in modes.values():
+        assert row["largest_relative_difference"] < 1e-5
         assert row["wire_bytes_per_step"] == pytest.approx(row["wire_bytes_by_formula"], rel=1e-3, abs=100)
     assert modes["FSDP, 1 x 8"]["state_bytes_per_device"] < modes["DDP, 8 x 1"]["state_bytes_per_device"] / 6
 
 
 def test_the_banded_window_s_cost_is_a_straight_line_and_full_attention_s_is_not():
-    fits = committed("window")["fits"]
+    fits, rows = evidence.read("window")["fits"], evidence.read("window")["rows"]["window 256, banded"]
+    assert [row["length"] for row in rows if "step_seconds" in row] == [1024 << i for i in range(7)]
     for of in ("step_processor_seconds", "step_temporary_megabytes"):
         assert fits["window 256, banded"][of]["r2"] > 0.99
         assert fits["window 256, banded"][of]["exponent"] < 1.2

@@ -6,10 +6,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from experiments import costs, pretrained, report, short_run, summary, uptrain, variants, window
+from experiments import costs, parallel, pretrained, report, short_run, summary, uptrain, variants, window
 from jaxgpt.config import GPTConfig
 from jaxgpt.training.config import DataConfig, TrainConfig
-from tests.runs import quick_compilation, write_text
+from tests.runs import QUICKLY, quick_compilation, write_text
 
 MODEL = GPTConfig(vocab_size=65, context_length=16, num_layers=1, num_heads=2, d_model=16)
 
@@ -108,6 +108,17 @@ def test_a_full_cache_is_that_of_a_text_which_leaves_room_for_what_is_timed():
     cache = window.full_cache(config)
     assert cache.length.tolist() == [48]
     assert cache.layers[0].key.shape == cache.layers[0].value.shape == (1, 8, 2, 8)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_device_does(monkeypatch):
+    for name, value in QUICKLY.items():
+        monkeypatch.setenv(name.upper(), str(value))  # for processes of their own
+    config = dataclasses.replace(variants.SIZES["cpu"].config, batch_size=8)
+    alone = parallel.trained(dataclasses.replace(config, mesh=parallel.MODES["one device"]))
+    together = parallel.trained_together(dataclasses.replace(config, mesh=parallel.MODES["hybrid, 2 x 4"]))
+    assert together["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    assert together["wire_bytes_per_step"] == pytest.approx(together["wire_bytes_by_formula"], rel=1e-3, abs=100)
 
 
 def test_a_model_trained_here_is_judged(tmp_path):
