@@ -9,6 +9,11 @@ Seconds = tuple[float, float]
 """By the clock, and of all threads."""
 
 
+REST = 0.4
+"""Seconds of sleep before each timing. The threads of the program before spin for up to 0.2 seconds when they have
+nothing to do (OpenMP's do), and take a core from the one that is timed."""
+
+
 def times_as_fast(other: Program, baseline: Program, rounds: int) -> dict[str, float]:
     """How many times as fast `other` is: medians over rounds in the order ABBA, after a warm-up of both.
 
@@ -32,6 +37,7 @@ def in_turns(one: Program, other: Program, rounds: int) -> tuple[list[Seconds], 
     spent: dict[Program, list[Seconds]] = {one: [], other: []}
     for turn in range(rounds):
         for program in (one, other) if turn % 2 == 0 else (other, one):
+            time.sleep(REST)
             spent[program].append(seconds(program))
     return spent[one], spent[other]
 

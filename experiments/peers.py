@@ -6,6 +6,7 @@ bfloat16 by autocast over float32 weights, as nanoGPT trains.
 
 import contextlib
 import importlib.util
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,7 @@ def nanogpt_loss(model: GPT, checkout: Path) -> tuple[torch.nn.Module, Loss]:
     assert spec is not None, "it is a file of Python"
     assert spec.loader is not None, "it is a file of Python"
     theirs = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = theirs  # torch.compile looks for it there
     spec.loader.exec_module(theirs)
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, Path(folder) / "model", "nanogpt")

@@ -152,9 +152,13 @@ def product_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[
         x, y = (jnp.asarray(matrix, config.model.dtype) for matrix in (x, y))
         for program in (theirs, lambda: product(x, y).block_until_ready()):  # noqa: B023
             program()
-        row = beside(lambda: product(x, y).block_until_ready(), theirs, max(arguments.rounds, 5))  # noqa: B023
-        seconds["ours"] += count * row["seconds"]
-        seconds["theirs"] += count * row["seconds_theirs"]
+        row = beside(
+            lambda: [product(x, y).block_until_ready() for _ in range(20)],  # noqa: B023
+            lambda: [theirs() for _ in range(20)],  # noqa: B023
+            arguments.rounds,
+        )
+        seconds["ours"] += count * row["seconds"] / 20
+        seconds["theirs"] += count * row["seconds_theirs"] / 20
     yield "of a step", {"seconds_per_step": seconds["ours"], "seconds_per_step_theirs": seconds["theirs"]}
 
 
@@ -289,6 +293,8 @@ def utilisation(config: Any, seconds: float) -> dict[str, float]:
 
 def _command(arguments: Arguments, preset: str) -> str:
     command = f"python -m experiments.speed --preset {preset} --rounds {arguments.rounds} --steps {arguments.steps}"
+    if arguments.rows != KINDS:
+        command += f" --rows {' '.join(arguments.rows)}"
     return command + " --compile" * arguments.compile + " --nanogpt FOLDER" * bool(arguments.nanogpt)
 
 

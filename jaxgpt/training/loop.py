@@ -46,7 +46,8 @@ class Program:
 
     step: Callable[[TrainState, Array], tuple[TrainState, Metrics]]
     batch: Callable[[int], Array]
-    validate: Callable[[GPT], float]
+    validate: Callable[..., float]
+    """Of a model, on all held-back batches or on the first so many."""
 
 
 def train(run: Run, data: TokenData, mesh: Mesh, console: Console, teacher: GPT | None = None) -> GPT:
@@ -66,8 +67,8 @@ def train(run: Run, data: TokenData, mesh: Mesh, console: Console, teacher: GPT 
         state = _first_state(run, checkpoints, mesh, console)
         program = _program(run, data, mesh, console, state, teacher)
         if int(state.step) == 0:
-            before = program.validate(state.model)
-            console.print(f"validation loss before training: {before:.3f} nats per token", highlight=False)
+            before = program.validate(state.model, 1)
+            console.print(f"validation loss before training: {before:.3f} nats per token (one batch)", highlight=False)
         rewinds = 0
         while int(state.step) < config.steps:
             try:
@@ -134,8 +135,9 @@ def _program(
     def batch(number: int) -> Array:
         return placed(partial(batches, number), shape, rows)
 
-    def validate(model: GPT) -> float:
-        return float(np.mean([loss(model, placed(texts.__getitem__, shape, rows)) for texts in held_back], dtype=float))
+    def validate(model: GPT, count: int | None = None) -> float:
+        losses = [loss(model, placed(texts.__getitem__, shape, rows)) for texts in held_back[:count]]
+        return float(np.mean(losses, dtype=float))
 
     teacher = None if teacher is None else on_mesh(teacher, mesh)
     arguments = (state, batch(int(state.step)), teacher)
