@@ -14,17 +14,28 @@ def compiled(row: str, *keys: str) -> list[float]:
     return [COMPILED[row][key] for key in keys]
 
 
-def speed(name: str) -> list[tuple[str, list[float]]]:
-    """A preset's row: the ratio to each rival, then the range of each."""
-    result = evidence.read(f"speed-{name}")
-    row = f"| training step, `{result['preset']}`, … | "
-    rivals = {rival.removeprefix("torch "): found for rival, found in result["rivals"].items()}
-    ratios = [(f"{row}…# times as fast as {rival}", [found["times_as_fast"]]) for rival, found in rivals.items()]
-    ranges = "; ".join(["# and #"] * len(rivals))
+def speed(preset: str) -> list[tuple[str, list[float]]]:
+    """A preset's rows: the ratio to each rival, and its range over the rounds."""
+    result = evidence.read(f"speed-{preset}-cpu")
+
+    def row(program: str, rival: str, found: dict) -> tuple[str, list[float]]:
+        return f"| {program} | {rival} | # | # to # |", [found["times_as_fast"], *found["spread"]]
+
+    def written(rival: str) -> str:
+        return rival.replace("torch", "transformers").replace(" ", ", ")
+
+    training, decoding = f"training step, `{preset}`", f"greedy tokens, `{preset}`"
     return [
-        *ratios,
-        (f"{row}… | rounds between {ranges}", [end for found in rivals.values() for end in found["spread"]]),
+        *(row(training, written(rival), found) for rival, found in result["rivals"].items()),
+        *(row(f"{decoding}, {rows}", "transformers, static cache", found) for rows, found in result["decode"].items()),
     ]
+
+
+def alone() -> list[float]:
+    """Milliseconds of the products of a step and of the whole step, ours and torch's."""
+    result = evidence.read("speed-shakespeare-char-cpu-cpu")
+    parts = result["products"]["of a step"], result["rivals"]["torch eager"]
+    return [1000 * part[key] for part in parts for key in ("seconds_per_step", "seconds_per_step_theirs")]
 
 
 STEP, TOKEN = ("kernels", "gigabytes", "temporary_gigabytes"), ("kernels", "megabytes", "least_megabytes")
@@ -34,8 +45,9 @@ SAYS = [
     ("4 key-value heads instead of 12 are # less", [-SIZES["grouped-4"]["parameters_difference"]]),
     ("(# → # parameters", [SIZES[name]["parameters"] for name in ("baseline", "all")]),
     ("KV cache # → # bytes per token", [SIZES[name]["cache_bytes_per_token"] for name in ("baseline", "all")]),
-    *speed("quickstart-cpu"),
-    *speed("shakespeare-char-cpu-cpu"),
+    *speed("quickstart"),
+    *speed("shakespeare-char-cpu"),
+    ("alone, take # ms here and # ms in PyTorch, and the step # and #.", alone()),
     ("| training step, # x # tokens | # | # GB | # GB |", compiled("124M", "batch", "length", *STEP)),
     ("| the same on each of eight, data parallel | # | # GB | # GB |", compiled("124M, data 8", *STEP)),
     ("| the same on each of eight, fully sharded | # | # GB | # GB |", compiled("124M, fsdp 8", *STEP)),
@@ -44,6 +56,12 @@ SAYS = [
     (
         "| a token of # rows, 4 key-value heads | # | # MB; at least # |",
         compiled("decode, batch 64, 4 KV heads", "batch", *TOKEN),
+    ),
+    ('by cuDNN (`attention="cudnn"`), one row | # | # MB; at least # |', compiled("decode by cuDNN, batch 1", *TOKEN)),
+    ("by cuDNN, # rows | # | # MB; at least # |", compiled("decode by cuDNN, batch 8", "batch", *TOKEN)),
+    (
+        "by cuDNN, # rows, 4 key-value heads | # | # MB; at least # |",
+        compiled("decode by cuDNN, batch 64, 4 KV heads", "batch", *TOKEN),
     ),
 ]
 """What is said, # for a number and … for words of the same line that do not matter, and the numbers."""
