@@ -95,7 +95,8 @@ def test_a_hub_id_is_downloaded_once_and_found_again_off_line(hub, tmp_path):
     assert missing.startswith("refused: owner/none is no path on this machine, and the hub gave no such model")
 
 
-@pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", [1, 2])
 def test_a_hub_id_that_has_only_pickles_is_the_same_model(hub, tmp_path, shards):
     torch = pytest.importorskip("torch", reason="torch reads and writes these files, and is not installed")
     from safetensors.torch import load_file

@@ -1,4 +1,5 @@
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from converters.heads import pooled
 from converters.report import cache_bytes, cache_bytes_per_token
 from converters.surgery import operate
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.gpt import GPT, named_parameters
+from jaxgpt.model.gpt import GPT, abstract_model, named_parameters
 
 TINY = GPTConfig.preset("tiny")
 
@@ -129,11 +130,11 @@ def test_a_change_without_weights_is_refused_by_name(make_model, source, change)
 
 
 def test_the_cache_is_as_large_as_reported(make_model):
-    from jaxgpt.model.cache import empty_cache
-
     config = dataclasses.replace(TINY, num_kv_heads=2, window=(8, None))
-    cache = empty_cache(config, 1, config.context_length)
-    assert cache_bytes(config) == sum(layer.key.nbytes + layer.value.nbytes for layer in cache.layers)
+    read = partial(GPT.read, capacity=config.context_length)
+    prompt, length = jax.ShapeDtypeStruct((1, 4), np.int32), jax.ShapeDtypeStruct((1,), np.int32)
+    _, cache = jax.eval_shape(read, abstract_model(config), prompt, length)
+    assert cache_bytes(config) == sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache.layers))
     assert cache_bytes_per_token(config) == 2 * 2 * 2 * 8 * 4
 
 

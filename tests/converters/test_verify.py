@@ -76,6 +76,7 @@ def test_bfloat16_has_bounds_of_its_own(needs_torch, make_model, tmp_path, capsy
     assert "EXCEEDED" not in printed
 
 
+@pytest.mark.slow
 def test_bfloat16_does_not_hide_a_wrong_layer(needs_torch, make_model, tmp_path):
     model = make_model(ONE_LAYER)
     save_pretrained(model, tmp_path / "one")
