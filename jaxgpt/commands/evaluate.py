@@ -7,6 +7,8 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
+from jaxgpt.config import Backend
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -20,6 +22,8 @@ class Arguments:
     """Which part of the text; validation is the held-back tenth."""
     batch_size: int = 8
     """Windows computed at once."""
+    attention: Backend | None = None
+    """Attention backend by name, such as auto where the model's own cannot run here. None: the model's own."""
 
 
 def main(arguments: list[str]) -> int:
@@ -39,7 +43,8 @@ def main(arguments: list[str]) -> int:
     else:
         raise ValueError(f"{chosen.source} is not a run of ours, which would know its text: name one by --data")
     tokens, bytes_per_token = split_tokens(data, chosen.split)
-    found = evaluate(load(chosen.source), tokens, bytes_per_token, chosen.batch_size)
+    model = load(chosen.source, **({} if chosen.attention is None else {"attention": chosen.attention}))
+    found = evaluate(model, tokens, bytes_per_token, chosen.batch_size)
     Console(highlight=False).print(
         f"loss {found.loss:.4f} nats per token  perplexity {found.perplexity:.2f}  "
         f"bits per byte {found.bits_per_byte:.4f}  ({found.tokens:,} tokens)",

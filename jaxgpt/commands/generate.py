@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import tyro
 from rich.console import Console
 
+from jaxgpt.config import Backend
+
 if TYPE_CHECKING:
     from jaxgpt.config import GPTConfig
 
@@ -34,6 +36,8 @@ class Arguments:
     """The same seed gives the same text."""
     num_samples: int = 1
     """How many continuations."""
+    attention: Backend | None = None
+    """Attention backend by name, such as auto where the model's own cannot run here. None: the model's own."""
 
 
 def main(arguments: list[str]) -> int:
@@ -46,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
     tokenizer = load_tokenizer(chosen.source)
     prompt = tokenizer.encode(chosen.prompt).tolist()
-    model = load(chosen.source)
+    model = load(chosen.source, **({} if chosen.attention is None else {"attention": chosen.attention}))
     tokens = generate(
         model,
         [prompt] * chosen.num_samples,

@@ -375,3 +375,14 @@ def test_a_full_disk_does_not_end_a_run_that_is_to_go_on(copy, full_disk):
     assert lines(copy)[-1]["step"] == STEPS
     assert steps_saved(copy)[-1] == STEPS - EVAL_EVERY
     assert all((before[name] == now).all() for name, now in state(copy).items())
+
+
+def test_a_run_whose_attention_cannot_run_here_is_read_by_another(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["config"]["model"]["attention"] = "cudnn"
+    (run / "config.json").write_text(json.dumps(config))
+    for command in (("generate", run, "--max-new-tokens", 2), ("evaluate", run)):
+        assert "the platform is cpu, not an NVIDIA GPU; change that, or use attention='auto'" in one_line(*command)
+        outcome = jaxgpt(*command, "--attention", "auto")
+        assert outcome.code == 0, outcome
