@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.config import GPTConfig
+from jaxgpt.config import Backend, GPTConfig
 from jaxgpt.data import GPT2Tokenizer, Tokenizer
 from jaxgpt.model.gpt import GPT
 from jaxgpt.training.checkpoint import Checkpoints
@@ -33,6 +33,11 @@ def adapted(model: GPT, config: GPTConfig) -> GPT:
 
     before, after = model.config.to_dict(), config.to_dict()
     return operate(model, **{name: value for name, value in after.items() if value != before[name]})
+
+
+def load_here(source: str | Path, attention: Backend | None) -> GPT:
+    """The model of a source with the attention backend of that name, where there is one; else with its own."""
+    return load(source) if attention is None else load(source, attention=attention)
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:
