@@ -60,9 +60,7 @@ def generate(
     return np.concatenate([prompts, np.asarray(new)], axis=1)
 
 
-@partial(jax.jit, static_argnames="capacity")
-def _prefill(model: GPT, texts: Array, lengths: Array, *, capacity: int) -> tuple[Array, Cache]:
-    return model.read(texts, lengths, capacity)
+_prefill = jax.jit(GPT.read, static_argnames="capacity")
 
 
 @partial(jax.jit, static_argnames=("count", "top_k", "greedy"), donate_argnames="cache")

@@ -1,7 +1,7 @@
 """One update of the weights: a pure function from state to state."""
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -77,7 +77,9 @@ def state_shardings(config: TrainConfig, mesh: Mesh) -> TrainState:
     return shardings(state_specs(_shapes(config), mesh), mesh)
 
 
+@cache
 def _shapes(config: TrainConfig) -> TrainState:
+    """Read only: a start asks for them several times."""
     return jax.eval_shape(partial(first_state, config), abstract_model(config.model))
 
 
