@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from experiments import evidence
-from experiments.interleaved import in_turns
+from experiments.interleaved import in_turns, seconds
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch computes on the same GPU
 
@@ -30,8 +30,6 @@ LOSS_TOLERANCE = {"float32": 2e-4, "bfloat16": 2e-2}
 """Relative difference of the losses above which a ratio is void."""
 TOKENS_ALIKE = {"float32": 0.99, "bfloat16": 0.5}
 """Part of the greedy tokens below which a ratio is void: after a first near-tie, texts go apart."""
-PEAKS = {"H100": 989e12, "H200": 989e12}
-"""Dense bfloat16 operations per second, by the data sheet."""
 
 
 Kind = Literal["train", "products", "variants", "decode"]
@@ -124,17 +122,17 @@ def train_row(config: Any, make: Callable[..., Any], arguments: Arguments, *, co
     losses = [[step(batch) for batch in batches] for step in (theirs, ours)]  # the warm-up
     apart = max(abs(a - b) / b for a, b in zip(*losses, strict=True))
     row = beside(lambda: [ours(b) for b in batches], lambda: [theirs(b) for b in batches], arguments.rounds)
-    seconds = row["seconds"] / arguments.steps
+    each = row["seconds"] / arguments.steps
     return {
         "times_as_fast": None if apart > LOSS_TOLERANCE[config.model.dtype] else row["times_as_fast"],
         "spread": row["spread"],
-        "seconds_per_step": seconds,
+        "seconds_per_step": each,
         "seconds_per_step_theirs": row["seconds_theirs"] / arguments.steps,
         "losses_apart": apart,
-        "tokens_per_second": config.batch_size * config.model.context_length / seconds,
+        "tokens_per_second": config.batch_size * config.model.context_length / each,
         **facts,
         "peak_gigabytes_theirs": peers.peak_gigabytes(lambda: theirs(batches[0])),
-        **utilisation(config, seconds),
+        **utilisation(config, each),
     }
 
 
@@ -145,7 +143,7 @@ def product_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[
 
     from experiments import peers
 
-    product, seconds = jax.jit(jnp.matmul), {"ours": 0.0, "theirs": 0.0}
+    product, spent = jax.jit(jnp.matmul), {"ours": 0.0, "theirs": 0.0}
     for (a, b), count in products(config).items():
         x, y = (np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in (a, b))
         theirs = peers.product(x, y, config.model.dtype)
@@ -157,9 +155,9 @@ def product_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[
             lambda: [theirs() for _ in range(20)],  # noqa: B023
             arguments.rounds,
         )
-        seconds["ours"] += count * row["seconds"] / 20
-        seconds["theirs"] += count * row["seconds_theirs"] / 20
-    yield "of a step", {"seconds_per_step": seconds["ours"], "seconds_per_step_theirs": seconds["theirs"]}
+        spent["ours"] += count * row["seconds"] / 20
+        spent["theirs"] += count * row["seconds_theirs"] / 20
+    yield "of a step", {"seconds_per_step": spent["ours"], "seconds_per_step_theirs": spent["theirs"]}
 
 
 def products(config: Any) -> dict[tuple[tuple[int, ...], tuple[int, ...]], int]:
@@ -266,12 +264,8 @@ def matmul_ceiling(dtype: str) -> float:
     size = 8192 if jax.default_backend() == "gpu" else 1024
     a, b = jax.random.normal(jax.random.key(0), (2, size, size), jnp.dtype(dtype))
     product = jax.jit(jnp.matmul)
-    times = []
-    for _ in range(11):
-        began = time.perf_counter()
-        product(a, b).block_until_ready()
-        times.append(time.perf_counter() - began)
-    return 2 * size**3 / statistics.median(times[1:])
+    times = [seconds(lambda: product(a, b).block_until_ready())[0] for _ in range(11)]
+    return 2 * size**3 / statistics.median(times[1:])  # the first compiles
 
 
 def utilisation(config: Any, seconds: float) -> dict[str, float]:
@@ -279,15 +273,16 @@ def utilisation(config: Any, seconds: float) -> dict[str, float]:
     import jax
 
     from jaxgpt.model.flops import flops_per_token
+    from jaxgpt.training.hardware import HARDWARE
 
     tokens = config.batch_size * config.model.context_length
     done = {
         name: flops_per_token(config.model, causal=name == "causal") * tokens / seconds for name in ("causal", "palm")
     }
     found = {f"{name}_flops_per_second": value for name, value in done.items()}
-    for device, peak in PEAKS.items():
-        if device in jax.devices()[0].device_kind:
-            found |= {f"{name}_mfu": value / peak for name, value in done.items()}
+    for device, sheet in HARDWARE.items():
+        if device in jax.devices()[0].device_kind.lower():
+            found |= {f"{name}_mfu": value / sheet.flops for name, value in done.items()}
     return found
 
 
