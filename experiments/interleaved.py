@@ -1,13 +1,13 @@
 """Two programs timed in turns, so that a machine whose speed drifts cannot favour one of them."""
 
-import statistics
 import time
 from collections.abc import Callable
+
+import numpy as np
 
 Program = Callable[[], object]
 Seconds = tuple[float, float]
 """By the clock, and of all threads."""
-
 
 REST = 0.4
 """Seconds of sleep before each timing. The threads of the program before spin for up to 0.2 seconds when they have
@@ -18,17 +18,22 @@ def times_as_fast(other: Program, baseline: Program, rounds: int) -> dict[str, f
     """How many times as fast `other` is: medians over rounds in the order ABBA, after a warm-up of both.
 
     wall: by the clock, which other work on the machine disturbs. processor: by processor time of all threads, which
-    it disturbs less; it counts work, not waiting.
+    it disturbs less; it counts work, not waiting. The seconds of both come after the ratios.
     """
     for program in (baseline, other):
         program()
-    pairs = zip(*in_turns(baseline, other, rounds), strict=True)
-    wall, processor = zip(*([a / b for a, b in zip(*pair, strict=True)] for pair in pairs), strict=True)
+    ours, theirs = (np.array(side) for side in in_turns(other, baseline, rounds))
+    wall, processor = (theirs / ours).T
+    mine, its = (np.median(side, axis=0).tolist() for side in (ours, theirs))
     return {
-        "wall": statistics.median(wall),
-        "wall_low": min(wall),
-        "wall_high": max(wall),
-        "processor": statistics.median(processor),
+        "wall": float(np.median(wall)),
+        "wall_low": float(wall.min()),
+        "wall_high": float(wall.max()),
+        "processor": float(np.median(processor)),
+        "seconds": mine[0],
+        "processor_seconds": mine[1],
+        "seconds_of_baseline": its[0],
+        "processor_seconds_of_baseline": its[1],
     }
 
 

@@ -10,6 +10,7 @@ Needs the test extra (torch, transformers). What it does not show: other sizes, 
 """
 
 import dataclasses
+import math
 import os
 import statistics
 import time
@@ -22,7 +23,7 @@ import numpy as np
 import tyro
 
 from experiments import evidence
-from experiments.interleaved import in_turns, seconds
+from experiments.interleaved import seconds, times_as_fast
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch computes on the same GPU
 
@@ -119,15 +120,13 @@ def train_row(config: Any, make: Callable[..., Any], arguments: Arguments, *, co
     batches = np.random.default_rng(0).integers(0, config.model.vocab_size, shape)
     ours, facts = our_step(config)
     theirs = peers.train_step(config, *make(initial_state(config, one_device()).model), compiled=compiled)
-    losses = [[step(batch) for batch in batches] for step in (theirs, ours)]  # the warm-up
+    losses = [[step(batch) for batch in batches] for step in (theirs, ours)]
     apart = max(abs(a - b) / b for a, b in zip(*losses, strict=True))
-    row = beside(lambda: [ours(b) for b in batches], lambda: [theirs(b) for b in batches], arguments.rounds)
-    each = row["seconds"] / arguments.steps
+    timed = times_as_fast(lambda: [ours(b) for b in batches], lambda: [theirs(b) for b in batches], arguments.rounds)
+    each = timed["seconds"] / arguments.steps
     return {
-        "times_as_fast": None if apart > LOSS_TOLERANCE[config.model.dtype] else row["times_as_fast"],
-        "spread": row["spread"],
-        "seconds_per_step": each,
-        "seconds_per_step_theirs": row["seconds_theirs"] / arguments.steps,
+        **ratio(timed, void=apart > LOSS_TOLERANCE[config.model.dtype]),
+        **per_step(timed, 1 / arguments.steps),
         "losses_apart": apart,
         "tokens_per_second": config.batch_size * config.model.context_length / each,
         **facts,
@@ -136,28 +135,48 @@ def train_row(config: Any, make: Callable[..., Any], arguments: Arguments, *, co
     }
 
 
+def ratio(timed: dict[str, float], *, void: bool = False) -> dict[str, Any]:
+    """How many times as fast ours is by the clock, and the range over the rounds."""
+    return {"times_as_fast": None if void else timed["wall"], "spread": [timed["wall_low"], timed["wall_high"]]}
+
+
+def per_step(timed: dict[str, float], times: float) -> dict[str, float]:
+    """Seconds of a step, by the clock and of all threads, where `times` of what was timed make one."""
+    return {
+        f"{ours}_per_step{side}": times * timed[f"{ours}{whose}"]
+        for side, whose in (("", ""), ("_theirs", "_of_baseline"))
+        for ours in ("seconds", "processor_seconds")
+    }
+
+
 def product_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The matrix products of a step and nothing else: what no program can do without."""
+    """The matrix products of a step and nothing else, by shape and in all: what no program can do without."""
     import jax
     import jax.numpy as jnp
 
     from experiments import peers
 
-    product, spent = jax.jit(jnp.matmul), {"ours": 0.0, "theirs": 0.0}
+    product, repeats = jax.jit(jnp.matmul), 20
+    spent: dict[str, float] = {}
     for (a, b), count in products(config).items():
         x, y = (np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in (a, b))
         theirs = peers.product(x, y, config.model.dtype)
         x, y = (jnp.asarray(matrix, config.model.dtype) for matrix in (x, y))
-        for program in (theirs, lambda: product(x, y).block_until_ready()):  # noqa: B023
-            program()
-        row = beside(
-            lambda: [product(x, y).block_until_ready() for _ in range(20)],  # noqa: B023
-            lambda: [theirs() for _ in range(20)],  # noqa: B023
+        timed = times_as_fast(
+            lambda: [product(x, y).block_until_ready() for _ in range(repeats)],  # noqa: B023
+            lambda: [theirs() for _ in range(repeats)],  # noqa: B023
             arguments.rounds,
         )
-        spent["ours"] += count * row["seconds"] / 20
-        spent["theirs"] += count * row["seconds_theirs"] / 20
-    yield "of a step", {"seconds_per_step": spent["ours"], "seconds_per_step_theirs": spent["theirs"]}
+        flops = 2 * math.prod(a) * b[-1] * repeats
+        row = per_step(timed, count / repeats)
+        spent = {key: spent.get(key, 0.0) + value for key, value in row.items()}
+        speeds = {
+            "flops_per_second": flops / timed["seconds"],
+            "flops_per_second_theirs": flops / timed["seconds_of_baseline"],
+        }
+        shapes = " by ".join("x".join(map(str, shape)) for shape in (a, b))
+        yield shapes, {"times_a_step": count, **ratio(timed), **speeds, **row}
+    yield "of a step", spent
 
 
 def products(config: Any) -> dict[tuple[tuple[int, ...], tuple[int, ...]], int]:
@@ -210,29 +229,16 @@ def decode_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[s
             return generate(model, prompt, count, temperature=0)  # noqa: B023
 
         alike = float((ours()[:, 8:] == theirs()[:, 8:]).mean())
-        row = beside(ours, theirs, arguments.rounds)
+        timed = times_as_fast(ours, theirs, arguments.rounds)
         yield (
             f"batch {rows}",
             {
-                "times_as_fast": row["times_as_fast"] if alike >= TOKENS_ALIKE[config.model.dtype] else None,
-                "spread": row["spread"],
-                "tokens_per_second": rows * count / row["seconds"],
-                "tokens_per_second_theirs": rows * count / row["seconds_theirs"],
+                **ratio(timed, void=alike < TOKENS_ALIKE[config.model.dtype]),
+                "tokens_per_second": rows * count / timed["seconds"],
+                "tokens_per_second_theirs": rows * count / timed["seconds_of_baseline"],
                 "tokens_alike": alike,
             },
         )
-
-
-def beside(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> dict[str, Any]:
-    """Seconds of both and the ratio of speeds, as medians over rounds in turns."""
-    our_times, their_times = ([wall for wall, _ in side] for side in in_turns(ours, theirs, rounds))
-    ratios = [b / a for a, b in zip(our_times, their_times, strict=True)]
-    return {
-        "times_as_fast": statistics.median(ratios),
-        "spread": [min(ratios), max(ratios)],
-        "seconds": statistics.median(our_times),
-        "seconds_theirs": statistics.median(their_times),
-    }
 
 
 def our_step(config: Any) -> tuple[Callable[[np.ndarray], float], dict[str, Any]]:
