@@ -26,7 +26,15 @@ from jaxgpt.training.parallel import batch_loss
 from jaxgpt.training.run import Run, resume_command
 from jaxgpt.training.sharding import batch_sharding, check_batch, on_mesh
 from jaxgpt.training.signals import stop_signals
-from jaxgpt.training.step import Metrics, TrainState, compile_step, describe_attention, initial_state, memory_limit
+from jaxgpt.training.step import (
+    Metrics,
+    TrainState,
+    abstract_batch,
+    compile_step,
+    describe_attention,
+    initial_state,
+    memory_limit,
+)
 
 MOST_REWINDS = 10
 """In one go; where this does not help, the data are not the reason."""
@@ -140,7 +148,7 @@ def _program(
         return float(np.mean(losses, dtype=float))
 
     teacher = None if teacher is None else on_mesh(teacher, mesh)
-    arguments = (state, batch(int(state.step)), teacher)
+    arguments = (state, abstract_batch(config, mesh), teacher)  # no number is waited for: the weights may still be made
     step, remat = compile_step(config, mesh, *arguments, limit=memory_limit(mesh))
     if remat == "block" != config.remat:
         console.print(f"remat: {remat}", highlight=False)

@@ -5,18 +5,21 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from jaxgpt.training.cluster import is_first
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.run import Run
 from jaxgpt.training.step import Metrics
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 Line = dict[str, float]
 
@@ -100,7 +103,7 @@ class MetricsLog:
         _forget_after(path, start)
         self._wandb = _start_wandb(folder, config) if config.wandb else None
         self._lines = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(folder), purge_step=start + 1)
+        self._folder, self._start = folder, start
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -109,9 +112,17 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lines.close()
-        self._events.close()
+        if "_events" in vars(self):
+            self._events.close()
         if self._wandb:
             self._wandb.finish()
+
+    @cached_property
+    def _events(self) -> "SummaryWriter":
+        """Made for the first line: its package imports torch where that is installed, for which no start waits."""
+        from tensorboardX import SummaryWriter
+
+        return SummaryWriter(str(self._folder), purge_step=self._start + 1)
 
     def write(self, line: Line) -> None:
         """One line; `step` is the number of updates done."""
