@@ -15,6 +15,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from jaxgpt.config import Backend
+from jaxgpt.model.frugal import softmax
 from jaxgpt.model.layers import RandomKeys, dropout
 
 Queries = Float[Array, "B T N H"]
@@ -40,7 +41,7 @@ def attend(
     batch, length, heads, size = q.shape
     grouped = q.reshape(batch, length, k.shape[2], heads // k.shape[2], size)
     scores = scale * jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, MASKED), axis=-1)
+    weights = softmax(jnp.where(seen[:, None, None], scores, MASKED))
     weights = dropout(weights, rate, drop).astype(v.dtype)
     return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
 

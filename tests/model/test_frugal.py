@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model.frugal import apart, keeping_its_input, layer_norm
+from jaxgpt.model.frugal import apart, keeping_its_input, layer_norm, softmax
 from jaxgpt.model.gpt import ACTIVATIONS
 
 EPSILON = 1e-5
@@ -63,6 +63,21 @@ def test_keeping_the_input_changes_no_derivative():
     x = jnp.linspace(-4, 4, 101)
     plain, frugal = (jax.jit(jax.vmap(jax.grad(f))) for f in (jnp.tanh, keeping_its_input(jnp.tanh)))
     np.testing.assert_allclose(frugal(x), plain(x), rtol=1e-6, atol=1e-7)
+
+
+def test_softmax_keeps_its_result_alone_and_has_its_derivative():
+    x, aim = (jnp.asarray(np.random.default_rng(0).normal(size=(5, 7)), jnp.float32) for _ in range(2))
+    x = x.at[:, 3].set(jnp.finfo(jnp.float32).min)  # a key that must not be seen
+    weights, pull = jax.vjp(softmax, x)
+    (kept,) = (leaf for leaf in jax.tree.leaves(pull) if leaf.size > 1)
+    np.testing.assert_array_equal(kept, weights)
+    wide = np.exp(np.asarray(x, np.float64) - np.asarray(x, np.float64).max(axis=1, keepdims=True))
+    wide /= wide.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(weights, wide, atol=1e-7)
+    exact = [
+        (np.diag(row) - np.outer(row, row)) @ to for row, to in zip(wide, np.asarray(aim, np.float64), strict=True)
+    ]
+    np.testing.assert_allclose(pull(aim)[0], exact, atol=1e-7)
 
 
 def test_what_is_apart_comes_together_in_the_gradient():
