@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import evidence
+from experiments import evidence, start
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DRIFT = 1e-3
@@ -77,3 +77,12 @@ def test_the_banded_window_s_cost_is_a_straight_line_and_full_attention_s_is_not
         assert fits["window 256, banded"][of]["r2"] > 0.99
         assert fits["window 256, banded"][of]["exponent"] < 1.2
         assert fits["full, xla"][of]["exponent"] > 1.6
+
+
+@pytest.mark.slow
+def test_a_start_is_timed_from_the_header_to_the_first_step(tmp_path, shakespeare, monkeypatch):
+    monkeypatch.setenv("JAXGPT_SHAKESPEARE", str(shakespeare))
+    found = start.main(starts=1, preset="tiny", results=tmp_path)
+    for row in (found["first"], found["later"]):
+        assert 0 < row["header"] < row["first_step_begins"]
+    assert (tmp_path / "start.json").exists()
