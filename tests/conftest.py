@@ -15,6 +15,8 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
+# Most of a test's time is compilation, and nothing runs long enough for optimised machine code to pay.
+jax.config.update("jax_disable_most_optimizations", True)
 
 # Executes the shape annotations of what is imported from here on.
 install_import_hook(["jaxgpt.model", "jaxgpt.inference"], "beartype.beartype")
@@ -29,12 +31,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The cache folder of this test session, shared by its workers, in place of the user's."""
+    """The cache folder of this test session, shared by its workers, in place of the user's. Programs are kept there."""
+    from jaxgpt.user_cache import programs_folder
+
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXGPT_CACHE", str(folder))
+        jax.config.update("jax_compilation_cache_dir", programs_folder())
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         yield folder
+
+
+@pytest.fixture(scope="module")
+def optimised() -> Iterator[None]:
+    """Within, programs are compiled as a user's are."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +66,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.runs import FLAGS, jaxgpt, write_text
 
     base = tmp_path_factory.mktemp("trained")
-    jax.clear_caches()  # of programs that were optimised, and would round in other places
     outcome = jaxgpt("train", "tiny", *FLAGS, "--data.source", write_text(base / "text.txt"), "--run", base / "run")
     assert outcome.code == 0, outcome
     (base / "output.txt").write_text(outcome.out)

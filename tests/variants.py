@@ -2,7 +2,6 @@
 
 import dataclasses
 import zlib
-from collections.abc import Iterator
 from functools import cache
 
 import jax
@@ -48,14 +47,6 @@ def _loud(config: GPTConfig) -> GPT:
         return jnp.asarray(values, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(fill, abstract_model(config))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly() -> Iterator[None]:
-    """Most of a test's time is compilation, and nothing here runs long enough for optimisation to pay."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def forward(model: GPT, tokens: np.ndarray) -> jax.Array:

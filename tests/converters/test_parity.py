@@ -5,6 +5,8 @@ import pytest
 
 from converters import load_pretrained
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 TINY = {"vocab_size": 97, "n_positions": 32, "n_layer": 2, "n_head": 4, "n_embd": 32}
 
 

@@ -1,1 +1,0 @@
-from tests.variants import compiled_quickly  # noqa: F401
