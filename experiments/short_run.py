@@ -21,6 +21,7 @@ from jaxgpt.user_cache import programs_folder
 def keep_programs() -> None:
     """Compiled programs are kept on disk: seeds share them, and a second start finds them."""
     jax.config.update("jax_compilation_cache_dir", programs_folder())
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def train(

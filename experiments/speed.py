@@ -202,14 +202,15 @@ def products(config: Any) -> dict[tuple[tuple[int, ...], tuple[int, ...]], int]:
 def variant_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[str, Any]]]:
     """Our own variants beside our own baseline."""
     from experiments.costs import variants
-    from experiments.variants import Size, speeds
+    from experiments.variants import Size, programs, speeds
 
     model = config.model
     heads = tuple(n for n in (4, 2, 1) if model.num_heads % n == 0 and n < model.num_heads)[:2]
     size = Size(config, heads, model.context_length // 4, arguments.decode_rows[0])
+    baseline = programs(size, config, model)
     for name, variant in variants(model, heads, size.window).items():
         if name != "baseline":
-            yield name, speeds(size, config, variant, arguments.rounds)
+            yield name, speeds(programs(size, config, variant), baseline, arguments.rounds)
 
 
 def decode_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -22,7 +22,7 @@ import tyro
 
 from experiments import evidence, short_run
 from experiments.costs import costs, gpt2_costs, variants
-from experiments.interleaved import times_as_fast
+from experiments.interleaved import Program, times_as_fast
 from jaxgpt.config import GPTConfig
 from jaxgpt.data import TokenData, prepare
 from jaxgpt.inference.generate import generate
@@ -51,7 +51,7 @@ SIZES = {
             steps=400,
             batch_size=12,
             eval_every=50,
-            eval_batches=10,
+            eval_batches=5,
         ),
         kv_heads=(2, 1),
         window=16,
@@ -84,7 +84,7 @@ class Arguments:
     """Runs of each variant."""
     steps: int | None = None
     """Updates of each run, where not the size's own; the result is then not comparable, and is not committed."""
-    rounds: int = 8
+    rounds: int = 6
     """Pairs of timings."""
     runs: Path = Path("runs")
     """Where finished runs are kept."""
@@ -106,8 +106,9 @@ def main(arguments: Arguments) -> dict[str, Any]:
             this = dataclasses.replace(config, model=model, seed=seed)
             runs[name].append(kept_run(arguments.runs / f"variants-{arguments.size}", f"{name}-{seed}", this, data))
     rows = {name: costs(model, config.model) | losses(runs[name], runs["baseline"]) for name, model in models.items()}
+    baseline = programs(size, config, config.model)
     for name, model in models.items():
-        rows[name] |= speeds(size, config, model, arguments.rounds)
+        rows[name] |= speeds(programs(size, config, model), baseline, arguments.rounds)
         print(f"{name}: {rows[name]['train_speed']} {rows[name]['decode_speed']}", flush=True)
     result = {
         "environment": environment,
@@ -157,14 +158,18 @@ def step_seconds(runs: list[dict[str, Any]], steps: int) -> dict[str, float]:
     return {name: statistics.median(run[key] for run in runs) / max(steps - 1, 1) for name, key in parts.items()}
 
 
-def speeds(size: Size, config: TrainConfig, model: GPTConfig, rounds: int) -> dict[str, Any]:
+def programs(size: Size, config: TrainConfig, model: GPTConfig) -> tuple[Program, Program]:
+    """What is timed of a model: training and decoding."""
+    return training(dataclasses.replace(config, model=model)), decoding(model, size.decode_rows)
+
+
+def speeds(ours: tuple[Program, Program], baseline: tuple[Program, Program], rounds: int) -> dict[str, Any]:
     """How many times as fast as the baseline a training step and decoding are, timed in turns with it."""
-    train = [training(dataclasses.replace(config, model=one)) for one in (model, config.model)]
-    decode = [decoding(one, size.decode_rows) for one in (model, config.model)]
-    return {"train_speed": times_as_fast(*train, rounds), "decode_speed": times_as_fast(*decode, rounds)}
+    train, decode = (times_as_fast(*pair, rounds) for pair in zip(ours, baseline, strict=True))
+    return {"train_speed": train, "decode_speed": decode}
 
 
-def training(config: TrainConfig) -> Any:
+def training(config: TrainConfig) -> Program:
     """A program of five steps on one batch of random tokens."""
     step, state = make_step(config, one_device()), initial_state(config, one_device())
     shape = (config.batch_size, config.model.context_length + 1)
@@ -179,7 +184,7 @@ def training(config: TrainConfig) -> Any:
     return run
 
 
-def decoding(model: GPTConfig, rows: int) -> Any:
+def decoding(model: GPTConfig, rows: int) -> Program:
     """A program that writes a whole context from one token, several texts at once."""
     weights = initial_state(TrainConfig(model=model), one_device()).model
     return lambda: generate(weights, np.zeros((rows, 1), np.int32), model.context_length - 1, temperature=0)
