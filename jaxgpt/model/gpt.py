@@ -284,7 +284,7 @@ def abstract_model(config: GPTConfig) -> GPT:
 
 @cache
 def _traced(config: GPTConfig) -> GPT:
-    """Tracing gpt2-xl takes five seconds, and a start asks several times."""
+    """Tracing gpt2-xl takes a second, and a start asks several times."""
     return jax.eval_shape(lambda: GPT(config, rngs=nnx.Rngs(0)))
 
 

@@ -31,13 +31,13 @@ def speed(preset: str) -> list[tuple[str, list[float]]]:
     ]
 
 
-def alone() -> list[float]:
-    """Milliseconds of the products of a step and of the whole step, ours and torch's."""
-    result = evidence.read("speed-shakespeare-char-cpu-cpu")
-    parts = result["products"]["of a step"], result["rivals"]["torch eager"]
-    return [1000 * part[key] for part in parts for key in ("seconds_per_step", "seconds_per_step_theirs")]
+CHARACTERS = evidence.read("speed-shakespeare-char-cpu-cpu")
+PRODUCTS, EAGER = CHARACTERS["products"]["of a step"], CHARACTERS["rivals"]["torch eager"]
+SPENT, SPENT_THEIRS = "processor_seconds_per_step", "processor_seconds_per_step_theirs"
+MOST = EAGER["seconds_per_step_theirs"] * CHARACTERS["environment"]["cores"] / 1.3
+"""The processor time of a step that is 1.3 times as fast as PyTorch's, if no core ever waits."""
 
-
+START = evidence.read("start")
 STEP, TOKEN = ("kernels", "gigabytes", "temporary_gigabytes"), ("kernels", "megabytes", "least_megabytes")
 SAYS = [
     ("| `gpt2` | # |", [SIZES["baseline"]["parameters"]]),
@@ -47,7 +47,21 @@ SAYS = [
     ("KV cache # → # bytes per token", [SIZES[name]["cache_bytes_per_token"] for name in ("baseline", "all")]),
     *speed("quickstart"),
     *speed("shakespeare-char-cpu"),
-    ("alone, take # ms here and # ms in PyTorch, and the step # and #.", alone()),
+    ("a step of the character model uses # s of processor time, and", [EAGER[SPENT]]),
+    (
+        "each timed alone, # (PyTorch # and #).",
+        [PRODUCTS[SPENT], EAGER[SPENT_THEIRS], PRODUCTS[SPENT_THEIRS]],
+    ),
+    (
+        "have to use # with both cores always busy, which leaves # for all that is no product; that takes # here",
+        [MOST, MOST - PRODUCTS[SPENT], EAGER[SPENT] - PRODUCTS[SPENT]],
+    ),
+    ("and # there.", [EAGER[SPENT_THEIRS] - PRODUCTS[SPENT_THEIRS]]),
+    (
+        "| `jaxgpt train` until its first step begins | # s the first time, # s later |",
+        [START[when]["first_step_begins"] for when in ("first", "later")],
+    ),
+    ("the header stands after # s, then", [START["later"]["header"]]),
     ("| training step, # x # tokens | # | # GB | # GB |", compiled("124M", "batch", "length", *STEP)),
     ("| the same on each of eight, data parallel | # | # GB | # GB |", compiled("124M, data 8", *STEP)),
     ("| the same on each of eight, fully sharded | # | # GB | # GB |", compiled("124M, fsdp 8", *STEP)),
