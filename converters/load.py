@@ -132,10 +132,7 @@ def _repeats_the_tied_head(name: str, rows: list[Row], found: Tensors) -> bool:
 
 
 def place(piece: np.ndarray, shape: tuple[int, ...], mesh: Mesh | None, finite: list[bool]) -> Array:
-    """A parameter in float32 on its devices; of `piece`, only what they hold is read. Rows past its end are zero.
-
-    Waits until it has arrived: copies that lag behind would keep in memory what was read for them.
-    """
+    """A parameter in float32 on its devices; of `piece`, only what they hold is read. Rows past its end are zero."""
 
     def read(index: Index | None) -> np.ndarray:
         index = index or (slice(None),) * len(shape)
@@ -148,4 +145,4 @@ def place(piece: np.ndarray, shape: tuple[int, ...], mesh: Mesh | None, finite: 
 
     if mesh is None:
         return jnp.asarray(read(None))
-    return jax.block_until_ready(jax.make_array_from_callback(shape, sharding(shape, mesh), read))
+    return jax.make_array_from_callback(shape, sharding(shape, mesh), read)
