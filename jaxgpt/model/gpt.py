@@ -221,18 +221,19 @@ def run(
 ) -> Float[Array, "B T D"]:
     """Apply the blocks in order. Whatever the strategy, the same numbers.
 
-    With `scan`, one period of the blocks is traced instead of all. `ready` makes a block's parameters whole just before
-    they are used, and `remat` says what the backward pass computes again.
+    Equal blocks are traced and written once; the compiler puts them back where they are called. With `scan`, one period
+    of the blocks is compiled instead of all. `ready` makes a block's parameters whole just before they are used, and
+    `remat` says what the backward pass computes again.
     """
 
-    def apply(block: Block, x: Array, layer: int | Array) -> Array:
+    def apply(block: Block, x: Array, positions: Array, keys: RandomKeys, layer: int | Array) -> Array:
         return ready(block)(x, positions, fold_keys(keys, layer))
 
-    apply = recomputed(apply, remat)
+    apply = jax.jit(recomputed(apply, remat))
 
     def turn(x: Array, group: Sequence[Block], first: int | Array) -> Array:
         for offset, block in enumerate(group):
-            x = apply(block, x, first + offset)
+            x = apply(block, x, positions, keys, first + offset)
         return x
 
     size = period = smallest_period([(block.attn.window, block.attn.scale) for block in blocks])
