@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-import pooch
+from platformdirs import user_cache_path
 
 
 def cache_folder() -> Path:
     """$JAXGPT_CACHE, or the system's place for a user's caches."""
-    return Path(os.environ.get("JAXGPT_CACHE") or pooch.os_cache("jaxgpt"))
+    return Path(os.environ.get("JAXGPT_CACHE") or user_cache_path("jaxgpt"))
 
 
 def programs_folder() -> str:

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
-
 from jaxgpt.user_cache import cache_folder
 
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -35,9 +33,17 @@ class Corpus:
     """Documents in a fixed order."""
 
     name: str
-    documents: list[str]
+    found: list[str]
+    """The documents as they lie on the disk."""
     source_hash: str
-    """SHA-256 of the documents: the same text gives the same hash wherever it came from."""
+    """SHA-256 of these: the same text gives the same hash wherever it came from."""
+    tabs: bool = False
+    """Whether what is read is indented by tabs."""
+
+    @property
+    def documents(self) -> list[str]:
+        """The documents as they are read. Made when asked for: most starts find them tokenised already."""
+        return [with_tabs(text) for text in self.found] if self.tabs else self.found
 
 
 def read(source: str) -> Corpus:
@@ -46,7 +52,7 @@ def read(source: str) -> Corpus:
     ValueError where it is missing, empty or not text.
     """
     if source == "stdlib":
-        return _corpus(source, list(_stdlib()))
+        return _corpus(source, list(_stdlib()), tabs=True)
     if source == "shakespeare":
         return _corpus(source, [_text(_shakespeare())])
     path = Path(source).expanduser()
@@ -61,12 +67,12 @@ def read(source: str) -> Corpus:
     return _corpus(path.resolve().name, documents)
 
 
-def _corpus(name: str, documents: list[str]) -> Corpus:
+def _corpus(name: str, documents: list[str], *, tabs: bool = False) -> Corpus:
     documents = [document for document in documents if document.strip()]
     digest = hashlib.sha256()
     for document in documents:
         digest.update(hashlib.sha256(document.encode()).digest())
-    return Corpus(name, documents, digest.hexdigest())
+    return Corpus(name, documents, digest.hexdigest(), tabs)
 
 
 def _text(path: Path) -> str:
@@ -89,7 +95,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _stdlib() -> Iterator[str]:
-    """The standard library's modules, then the topics of its manual as `help()` shows them; indented by tabs."""
+    """The standard library's modules, then the topics of its manual as `help()` shows them."""
     root = Path(sysconfig.get_path("stdlib"))
     modules = sorted(_modules(root))
     if len(modules) < 100:
@@ -99,12 +105,12 @@ def _stdlib() -> Iterator[str]:
         )
     for module in modules:
         try:
-            yield with_tabs(_text(module))
+            yield _text(module)
         except ValueError:  # lib2to3 and others ship a few files in other encodings on purpose
             continue
     from pydoc_data.topics import topics
 
-    yield from (with_tabs(topics[name]) for name in sorted(topics))
+    yield from (topics[name] for name in sorted(topics))
 
 
 def _modules(root: Path) -> Iterator[Path]:
@@ -127,7 +133,7 @@ def _shakespeare() -> Path:
     if own is None:
         return _download(SHAKESPEARE_URL, SHAKESPEARE_SHA256, "tinyshakespeare.txt")
     path = Path(own).expanduser()
-    if not path.is_file() or pooch.file_hash(path) != SHAKESPEARE_SHA256:
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != SHAKESPEARE_SHA256:
         raise ValueError(
             f"JAXGPT_SHAKESPEARE={own!r} is not the published text (SHA-256 {SHAKESPEARE_SHA256}): "
             f"get it from {SHAKESPEARE_URL}"
@@ -136,6 +142,8 @@ def _shakespeare() -> Path:
 
 
 def _download(url: str, sha256: str, name: str) -> Path:
+    import pooch  # a tenth of a second, and needed once
+
     try:
         return Path(pooch.retrieve(url, f"sha256:{sha256}", fname=name, path=cache_folder() / "downloads"))
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong hash is a ValueError

@@ -45,7 +45,7 @@ def prepare(source: str, tokenizer: str | Tokenizer, cache: Path | None = None) 
     """
     corpus = read(source)
     chosen = _tokenizer(tokenizer, corpus)
-    key = json.dumps([FORMAT, HELD_BACK, corpus.source_hash, chosen.spec()], sort_keys=True)
+    key = json.dumps([FORMAT, HELD_BACK, corpus.source_hash, corpus.tabs, chosen.spec()], sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     folder = (cache or cache_folder()) / "tokens" / f"{corpus.name}-{chosen.name}-{digest}"
     if folder.exists() and not is_whole(folder):

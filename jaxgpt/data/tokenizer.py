@@ -47,17 +47,14 @@ class GPT2Tokenizer:
     vocab_size = 50257
     end_of_text: int | None = END_OF_TEXT
 
-    def __init__(self) -> None:
-        self._encoding = gpt2_encoding()
-
     def encode(self, text: str) -> np.ndarray:
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [np.array(ids, np.uint16) for ids in self._encoding.encode_ordinary_batch(list(texts))]
+        return [np.array(ids, np.uint16) for ids in gpt2_encoding().encode_ordinary_batch(list(texts))]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        return self._encoding.decode(_known(tokens, self.vocab_size))
+        return gpt2_encoding().decode(_known(tokens, self.vocab_size))
 
     def spec(self) -> dict[str, Any]:
         return {"name": self.name}
@@ -111,7 +108,7 @@ def from_spec(spec: dict[str, Any]) -> Tokenizer:
 
 @cache
 def gpt2_encoding() -> tiktoken.Encoding:
-    """GPT-2's encoding; made once, about a tenth of a second."""
+    """GPT-2's encoding; made once, where a text is first read or written, in about a tenth of a second."""
     # tiktoken's own loader keeps a copy of what it reads in a cache folder; this file is already on the disk.
     table = (files("jaxgpt.data") / "gpt2.tiktoken").read_bytes()
     if hashlib.sha256(table).hexdigest() != VOCABULARY_SHA256:

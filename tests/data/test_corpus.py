@@ -1,9 +1,9 @@
 import subprocess
 import sys
 
+import pooch
 import pytest
 
-from jaxgpt.data import corpus
 from jaxgpt.data.corpus import read, with_tabs
 
 
@@ -13,6 +13,8 @@ def test_the_standard_library_is_megabytes_of_code_and_manual():
     assert len(text) > 5_000_000
     assert "class OrderedDict" in text
     assert any(document.startswith('The "assert" statement') for document in documents)
+    assert "\n\tdef " in text
+    assert "\n    def " not in text
 
 
 def test_the_standard_library_reads_the_same_twice():
@@ -51,7 +53,7 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch, error):
         raise error
 
     monkeypatch.delenv("JAXGPT_SHAKESPEARE", raising=False)
-    monkeypatch.setattr(corpus.pooch, "retrieve", retrieve)
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
     with pytest.raises(ValueError, match=r"downloaded.*set JAXGPT_SHAKESPEARE"):
         read("shakespeare")
 
