@@ -3,6 +3,7 @@
 import math
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,7 @@ from jaxgpt.training.step import (
     Metrics,
     TrainState,
     abstract_batch,
+    abstract_state,
     compile_step,
     describe_attention,
     initial_state,
@@ -72,11 +74,7 @@ def train(run: Run, data: TokenData, mesh: Mesh, console: Console, teacher: GPT 
         Checkpoints(run.checkpoints, config.keep_checkpoints, config.keep_every) as checkpoints,
         ends_with_the_others(cure),
     ):
-        state = _first_state(run, checkpoints, mesh, console)
-        program = _program(run, data, mesh, console, state, teacher)
-        if int(state.step) == 0:
-            before = program.validate(state.model, 1)
-            console.print(f"validation loss before training: {before:.3f} nats per token (one batch)", highlight=False)
+        state, program = _started(run, data, mesh, console, checkpoints, teacher)
         rewinds = 0
         while int(state.step) < config.steps:
             try:
@@ -130,29 +128,45 @@ def _as_configured(config: TrainConfig, console: Console) -> Iterator[None]:
         console.print(f"{failed}; going on without it", soft_wrap=True)
 
 
-def _program(
-    run: Run, data: TokenData, mesh: Mesh, console: Console, state: TrainState, teacher: GPT | None
-) -> Program:
-    """Compile what the run needs."""
-    config, length = run.config, run.config.model.context_length
-    shape, rows = (config.batch_size, length + 1), batch_sharding(mesh)
-    batches = Batches(data.train, config.batch_size, length, config.seed)
-    held_back = fixed_batches(data.validation, config.batch_size, length, config.eval_batches)
-    loss = jax.jit(partial(batch_loss, config=config, mesh=mesh))
+def _started(
+    run: Run, data: TokenData, mesh: Mesh, console: Console, checkpoints: Checkpoints, teacher: GPT | None
+) -> tuple[TrainState, Program]:
+    """The first state, validated where it is fresh, and the programs: made at once, since each waits for something else
+    (one process of Python traces, the compiler compiles, the devices draw the weights and validate).
+    """
+    config = run.config
+    teacher = None if teacher is None else on_mesh(teacher, mesh)
+    state, tokens = abstract_state(config, mesh), abstract_batch(config, mesh)
+    batches = Batches(data.train, config.batch_size, config.model.context_length, config.seed)
 
     def batch(number: int) -> Array:
-        return placed(partial(batches, number), shape, rows)
+        return placed(partial(batches, number), tokens.shape, tokens.sharding)
 
-    def validate(model: GPT, count: int | None = None) -> float:
-        losses = [loss(model, placed(texts.__getitem__, shape, rows)) for texts in held_back[:count]]
-        return float(np.mean(losses, dtype=float))
-
-    teacher = None if teacher is None else on_mesh(teacher, mesh)
-    arguments = (state, abstract_batch(config, mesh), teacher)  # no number is waited for: the weights may still be made
-    step, remat = compile_step(config, mesh, *arguments, limit=memory_limit(mesh))
+    with ThreadPoolExecutor() as beside:
+        made = beside.submit(_first_state, run, checkpoints, mesh, console)
+        validate = _validation(config, data, mesh)
+        compiled = beside.submit(compile_step, config, mesh, state, tokens, teacher, limit=memory_limit(mesh))
+        state = made.result()
+        if int(state.step) == 0:
+            before = validate(state.model, 1)
+            console.print(f"validation loss before training: {before:.3f} nats per token (one batch)", highlight=False)
+        step, remat = compiled.result()
     if remat == "block" != config.remat:
         console.print(f"remat: {remat}", highlight=False)
-    return Program(lambda state, tokens: step(state, tokens, teacher), batch, validate)
+    return state, Program(lambda state, tokens: step(state, tokens, teacher), batch, validate)
+
+
+def _validation(config: TrainConfig, data: TokenData, mesh: Mesh) -> Callable[..., float]:
+    """The loss of a model on all held-back batches or on the first so many, compiled."""
+    state, tokens = abstract_state(config, mesh), abstract_batch(config, mesh)
+    loss = jax.jit(partial(batch_loss, config=config, mesh=mesh)).lower(state.model, tokens).compile()
+    held_back = fixed_batches(data.validation, config.batch_size, config.model.context_length, config.eval_batches)
+
+    def validate(model: GPT, count: int | None = None) -> float:
+        losses = [loss(model, placed(texts.__getitem__, tokens.shape, tokens.sharding)) for texts in held_back[:count]]
+        return float(np.mean(losses, dtype=float))
+
+    return validate
 
 
 def check_can_train(config: TrainConfig, data: TokenData, mesh: Mesh) -> None:
