@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import grain
 import jax
 import numpy as np
 from jax import Array
@@ -18,6 +17,8 @@ class Batches:
     """
 
     def __init__(self, tokens: np.ndarray, batch_size: int, context_length: int, seed: int) -> None:
+        import grain  # 0.5 s with orbax, which it imports: a run that begins spends them while its weights are drawn
+
         _check_length(tokens, context_length)
         self.tokens, self.batch_size, self.context_length, self.seed = tokens, batch_size, context_length, seed
         self.windows = max(1, len(tokens) // context_length - 1)

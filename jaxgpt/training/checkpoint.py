@@ -1,16 +1,18 @@
-"""Checkpoints of the training state: asynchronous, atomic, verified, restored on any mesh. Orbax does the writing."""
+"""Checkpoints of the training state: asynchronous, atomic, verified, restored on any mesh. Orbax does the writing.
+
+Orbax is imported where it first writes or reads, since a run that begins does neither.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from jax import Array
 from jax.sharding import Mesh
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import GPT, abstract_model, path_name
@@ -31,15 +33,22 @@ class Checkpoints:
     """The checkpoints of one run. Use as a context: leaving it waits for saves under way."""
 
     def __init__(self, folder: Path, keep: int = 1, keep_every: int | None = None) -> None:
+        self.folder, self._keep, self._keep_every = folder, keep, keep_every
+
+    @cached_property
+    def _manager(self) -> Any:
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import preservation_policy
+
         policies = [
-            preservation_policy.LatestN(keep),
+            preservation_policy.LatestN(self._keep),
             preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["val_loss"], reverse=True, n=1),
         ]
-        if keep_every is not None:
-            policies.append(preservation_policy.EveryNSteps(keep_every))
+        if self._keep_every is not None:
+            policies.append(preservation_policy.EveryNSteps(self._keep_every))
         policy = preservation_policy.AnyPreservationPolicy(policies)
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
-        self.folder, self._manager = folder, ocp.CheckpointManager(folder.absolute(), options=options)
+        return ocp.CheckpointManager(self.folder.absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -47,15 +56,18 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._manager.close()
+        if "_manager" in vars(self):
+            self._manager.close()
 
     @property
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint."""
-        return self._manager.latest_step()
+        return self._manager.latest_step() if self.folder.exists() else None
 
     def save(self, state: TrainState, val_loss: float) -> None:
         """Begin to save. Raises SaveFailed where this save, or the one before it, cannot be written."""
+        import orbax.checkpoint as ocp
+
         items = _items(state)
         args = ocp.args.Composite(
             checksums=ocp.args.JsonSave({name: checksums(leaves) for name, leaves in items.items()}),
@@ -97,6 +109,8 @@ class Checkpoints:
         return from_paths(like, self._restore(step, {"model": by_path(like)})["model"])
 
     def _restore(self, step: int, items: Items) -> dict[str, dict[str, Array]]:
+        import orbax.checkpoint as ocp
+
         wanted = {name: ocp.args.StandardRestore(leaves) for name, leaves in items.items()}
         try:
             args = ocp.args.Composite(checksums=ocp.args.JsonRestore(), **wanted)

@@ -25,7 +25,7 @@ from jaxgpt.training.heartbeat import ends_with_the_others
 from jaxgpt.training.metrics import BadNumbers, Reporter
 from jaxgpt.training.parallel import batch_loss
 from jaxgpt.training.run import Run, resume_command
-from jaxgpt.training.sharding import batch_sharding, check_batch, on_mesh
+from jaxgpt.training.sharding import check_batch, on_mesh
 from jaxgpt.training.signals import stop_signals
 from jaxgpt.training.step import (
     Metrics,
@@ -131,28 +131,29 @@ def _as_configured(config: TrainConfig, console: Console) -> Iterator[None]:
 def _started(
     run: Run, data: TokenData, mesh: Mesh, console: Console, checkpoints: Checkpoints, teacher: GPT | None
 ) -> tuple[TrainState, Program]:
-    """The first state, validated where it is fresh, and the programs: made at once, since each waits for something else
-    (one process of Python traces, the compiler compiles, the devices draw the weights and validate).
+    """The first state, validated where it is fresh, and the programs.
+
+    They are made at once: Python traces one while another is compiled and the devices draw the weights or validate.
     """
     config = run.config
     teacher = None if teacher is None else on_mesh(teacher, mesh)
     state, tokens = abstract_state(config, mesh), abstract_batch(config, mesh)
-    batches = Batches(data.train, config.batch_size, config.model.context_length, config.seed)
+    with ThreadPoolExecutor() as beside:
+        made = beside.submit(_first_state, run, checkpoints, mesh, console)
+        batches = Batches(data.train, config.batch_size, config.model.context_length, config.seed)
+        validate = _validation(config, data, mesh)
+        compiled = beside.submit(compile_step, config, mesh, state, tokens, teacher, limit=memory_limit(mesh))
+        state = made.result()
+        before = validate(state.model, 1) if int(state.step) == 0 else None
+        step, remat = compiled.result()
+    if remat == "block" != config.remat:
+        console.print(f"remat: {remat}", highlight=False)
+    if before is not None:
+        console.print(f"validation loss before training: {before:.3f} nats per token (one batch)", highlight=False)
 
     def batch(number: int) -> Array:
         return placed(partial(batches, number), tokens.shape, tokens.sharding)
 
-    with ThreadPoolExecutor() as beside:
-        made = beside.submit(_first_state, run, checkpoints, mesh, console)
-        validate = _validation(config, data, mesh)
-        compiled = beside.submit(compile_step, config, mesh, state, tokens, teacher, limit=memory_limit(mesh))
-        state = made.result()
-        if int(state.step) == 0:
-            before = validate(state.model, 1)
-            console.print(f"validation loss before training: {before:.3f} nats per token (one batch)", highlight=False)
-        step, remat = compiled.result()
-    if remat == "block" != config.remat:
-        console.print(f"remat: {remat}", highlight=False)
     return state, Program(lambda state, tokens: step(state, tokens, teacher), batch, validate)
 
 
