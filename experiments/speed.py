@@ -1,6 +1,7 @@
 """How fast are a training step and decoding beside the same model in PyTorch, on the same machine, in the same minutes?
 
     python -m experiments.speed [--preset quickstart] [--compile] [--nanogpt FOLDER] [--rows train products decode]
+        [--fused]
 
 Both sides start from the same weights and read the same batches; a ratio whose losses (or greedy tokens) disagree is
 void. Rounds alternate (ABBA), so that a machine whose speed drifts cannot favour one side; what counts is the median of
@@ -10,6 +11,7 @@ Needs the test extra (torch, transformers). What it does not show: other sizes, 
 """
 
 import dataclasses
+import itertools
 import math
 import os
 import statistics
@@ -53,6 +55,8 @@ class Arguments:
     """Texts that are continued at once."""
     new_tokens: int = 64
     """Tokens written to each."""
+    fused: bool = False
+    """Decode by our own kernels too, on a GPU."""
     compile: bool = False
     """Compare with torch.compile too."""
     nanogpt: Path | None = None
@@ -221,18 +225,19 @@ def decode_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[s
     from jaxgpt.training.step import initial_state
 
     model = initial_state(config, one_device()).model
+    ways = {"": False, ", fused": True} if arguments.fused else {"": False}
     count = min(arguments.new_tokens, config.model.context_length - 8)
-    for rows in arguments.decode_rows:
+    for (name, fused), rows in itertools.product(ways.items(), arguments.decode_rows):
         prompt = np.random.default_rng(0).integers(0, config.model.vocab_size, (rows, 8), dtype=np.int32)
         theirs = peers.greedy(model, prompt, count)
 
         def ours() -> np.ndarray:
-            return generate(model, prompt, count, temperature=0)  # noqa: B023
+            return generate(model, prompt, count, temperature=0, fused=fused)  # noqa: B023
 
         alike = float((ours()[:, 8:] == theirs()[:, 8:]).mean())
         timed = times_as_fast(ours, theirs, arguments.rounds)
         yield (
-            f"batch {rows}",
+            f"batch {rows}{name}",
             {
                 **ratio(timed, void=alike < TOKENS_ALIKE[config.model.dtype]),
                 "tokens_per_second": rows * count / timed["seconds"],
@@ -297,6 +302,7 @@ def _command(arguments: Arguments, preset: str) -> str:
     command = f"python -m experiments.speed --preset {preset} --rounds {arguments.rounds} --steps {arguments.steps}"
     if arguments.rows != KINDS:
         command += f" --rows {' '.join(arguments.rows)}"
+    command += " --fused" * arguments.fused
     return command + " --compile" * arguments.compile + " --nanogpt FOLDER" * bool(arguments.nanogpt)
 
 

@@ -23,7 +23,16 @@ def here() -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "row", ["124M", "124M, window 256", "decode, batch 1", "decode, batch 8", "decode by cuDNN, batch 64, 4 KV heads"]
+    "row",
+    [
+        "124M",
+        "124M, window 256",
+        "decode, batch 1",
+        "decode, batch 8",
+        "decode by cuDNN, batch 64, 4 KV heads",
+        "decode fused, batch 1",
+        "decode fused, batch 64, 4 KV heads",
+    ],
 )
 def test_what_is_compiled_for_an_h200_is_within_its_bounds(row):
     command = [compiler(), "-m", "experiments.gpu_report", "--rows", row, "--no-write"]

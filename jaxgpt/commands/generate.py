@@ -38,6 +38,8 @@ class Arguments:
     """How many continuations."""
     attention: Backend | None = None
     """Attention backend by name, such as auto where the model's own cannot run here. None: the model's own."""
+    fused: bool = False
+    """Decode by fewer and larger kernels, on an NVIDIA GPU. Compiled and tested, they have not run on one yet."""
 
 
 def main(arguments: list[str]) -> int:
@@ -60,6 +62,7 @@ def main(arguments: list[str]) -> int:
         top_p=chosen.top_p,
         seed=chosen.seed,
         stop_token=tokenizer.end_of_text,
+        fused=chosen.fused,
     )
     for number, row in enumerate(tokens):
         if number:

@@ -10,6 +10,8 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
 from jaxgpt.config import GPTConfig
+from jaxgpt.inference.fused import check as check_fused
+from jaxgpt.inference.fused import extend as fused_extend
 from jaxgpt.inference.weights import for_decoding
 from jaxgpt.model.attention import on_gpu
 from jaxgpt.model.cache import Cache
@@ -29,17 +31,21 @@ def generate(
     top_p: float | int | None = None,
     seed: int = 0,
     stop_token: int | None = None,
+    fused: bool = False,
 ) -> Int[np.ndarray, "B S"]:
     """Continue each prompt by max_new_tokens; returns prompt and continuation, [B, T + new].
 
     temperature=0 takes the likeliest token. top_k keeps the k likeliest, top_p the least set of tokens whose
     probabilities reach p (Holtzman et al. 2020); both may be given. After stop_token a row is filled with it.
-    Prompts of different lengths, given as lists, are padded with token 0 on the left.
-    Raises ValueError on an empty prompt, a token the model does not know, a text too long for it, or a setting
-    outside its range.
+    Prompts of different lengths, given as lists, are padded with token 0 on the left. `fused` decodes by the kernels of
+    inference/kernels.py, on an NVIDIA GPU.
+    Raises ValueError on an empty prompt, a token the model does not know, a text too long for it, a setting outside
+    its range, or where the kernels cannot run.
     """
     prompts, lengths = _pad(tokens)
     _check(model.config, prompts, max_new_tokens, temperature, top_k, top_p)
+    if fused:
+        check_fused(model.config)
     prompts = prompts.astype(np.int32)  # not before the check: a larger id would wrap around
     if max_new_tokens == 0:
         return prompts
@@ -56,6 +62,7 @@ def generate(
         count=max_new_tokens,
         top_k=top_k,
         greedy=temperature < SMALLEST,
+        fused=fused,
     )
     return np.concatenate([prompts, np.asarray(new)], axis=1)
 
@@ -63,7 +70,7 @@ def generate(
 _prefill = jax.jit(GPT.read, static_argnames="capacity")
 
 
-@partial(jax.jit, static_argnames=("count", "top_k", "greedy"), donate_argnames="cache")
+@partial(jax.jit, static_argnames=("count", "top_k", "greedy", "fused"), donate_argnames="cache")
 def _decode(
     model: GPT,
     logits: Float[Array, "B V"],
@@ -76,6 +83,7 @@ def _decode(
     count: int,
     top_k: int | None,
     greedy: bool,
+    fused: bool = False,
 ) -> tuple[Int[Array, "B S"], Cache]:
     """Draw `count` tokens, fewer where every row has stopped. The cache is returned so that it can be donated."""
 
@@ -97,10 +105,11 @@ def _decode(
     def advance(state: tuple) -> tuple:
         for _ in range(tokens_per_turn()):
             step, stopped, out, cache = state
-            logits, cache = model.extend(out[:, step - 1], cache)
+            logits, cache = extend(model, out[:, step - 1], cache)
             state = (step + 1, *choose(step, logits, stopped, out), cache)
         return state
 
+    extend = fused_extend if fused else GPT.extend
     model, rows = for_decoding(model), logits.shape[0]
     out = jnp.full((rows, count), stop_token, jnp.int32)
     stopped, out = choose(jnp.int32(0), logits, jnp.zeros(rows, bool), out)

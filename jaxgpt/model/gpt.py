@@ -21,10 +21,10 @@ from jaxgpt.model.rotary import rotate
 INIT_STDDEV = 0.02
 POSITION_STDDEV = 0.01
 ACTIVATIONS = {
-    "gelu_tanh": keeping_its_input(lambda x: jax.nn.gelu(x, approximate=True)),
-    "gelu": keeping_its_input(lambda x: jax.nn.gelu(x, approximate=False)),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "relu": jax.nn.relu,
-    "silu": keeping_its_input(jax.nn.silu),
+    "silu": jax.nn.silu,
 }
 
 
@@ -51,7 +51,7 @@ class Attention(nnx.Module):
         self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: RandomKeys = None
     ) -> tuple[Float[Array, "B T D"], Keys, Keys]:
         """The same, with the text's keys and values."""
-        q, k, v = self._project(x, positions)
+        q, k, v = self.project(x, positions)
         rate = self.config.dropout if keys is not None else 0.0
         backend = BACKENDS[self.backend(x.shape[1], rate)]
         return self.out(backend(q, k, v, window=self.window, scale=self.scale, rate=rate, drop=keys)), k, v
@@ -61,7 +61,7 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "R 1 D"], LayerCache]:
         """One token more of each text, which attends to the cache and to itself. Rows past B are idle."""
         rows = position.shape[0]
-        q, k, v = (heads[:rows] for heads in self._project(x, with_rows(position[:, None], x.shape[0])))
+        q, k, v = (heads[:rows] for heads in self.project(x, with_rows(position[:, None], x.shape[0])))
         cache = write(cache, k[:, 0], v[:, 0], position)
         decode = DECODERS["cudnn" if self.config.attention == "cudnn" else "xla"]
         seen = jnp.minimum(position + 1, cache.key.shape[1])
@@ -80,7 +80,7 @@ class Attention(nnx.Module):
             dropout=rate,
         )
 
-    def _project(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:
+    def project(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:
         q, k, v = (project(x) for project, x in zip((self.query, self.key, self.value), apart(x, 3), strict=True))
         if self.config.position == "rotary":
             q, k = (rotate(heads, positions, self.config.rope_theta) for heads in (q, k))
@@ -97,7 +97,7 @@ class MLP(nnx.Module):
         self.activation = config.activation
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+        return self.down(keeping_its_input(ACTIVATIONS[self.activation])(self.up(x)))
 
 
 class Block(nnx.Module):

@@ -10,9 +10,14 @@ def rotate(x: Float[Array, "B T N H"], positions: Int[Array, "B T"], theta: floa
 
     The pairing is rotate-half, as in Hugging Face's architectures.
     """
-    half = x.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions.astype(jnp.float32)[:, :, None, None] * frequencies[None, None, None, :]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    cos, sin = (part[:, :, None] for part in turns(positions, x.shape[-1], theta))
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def turns(positions: Int[Array, "*B"], size: int, theta: float) -> tuple[Float[Array, "*B P"], Float[Array, "*B P"]]:
+    """Cosine and sine of the angle of each of the P = size / 2 pairs of a head."""
+    half = size // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = jnp.expand_dims(positions.astype(jnp.float32), -1) * frequencies.reshape(*(1,) * positions.ndim, half)
+    return jnp.cos(angles), jnp.sin(angles)

@@ -26,6 +26,16 @@ def count(config):
     return num_parameters(abstract_model(config))
 
 
+def test_equal_blocks_are_written_once():
+    def products(layers):
+        config = dataclasses.replace(BASELINE, num_layers=layers)
+        return (
+            jax.jit(GPT.__call__).lower(abstract_model(config), text(config)).as_text().count("stablehlo.dot_general")
+        )
+
+    assert products(5) == products(1)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_parameter_counts_are_the_published_ones(name):
     assert count(GPTConfig.preset(name)) == PUBLISHED[name]

@@ -1,0 +1,95 @@
+"""The kernels for NVIDIA GPUs, interpreted here, against the plain path; and compiled as far as a CPU can."""
+
+import dataclasses
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
+
+from jaxgpt.inference import fused, kernels
+from jaxgpt.inference.generate import generate
+from jaxgpt.model.attention import compiling_for, decode
+from jaxgpt.model.cache import LayerCache
+from jaxgpt.model.gpt import GPT
+from tests.variants import BASELINE, VARIANTS, loud, text
+
+WIDE = {"d_model": 48, "d_mlp": 96}  # three parts of 16, since Triton's arrays have sizes of a power of two
+H200 = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
+
+
+def read(config, rows):
+    """A model, prompts of several lengths in its cache, and a token more of each."""
+    model, lengths = loud(config), 1 + np.arange(rows) % 8
+    _, cache = jax.jit(GPT.read, static_argnames="capacity")(model, text(config, 8, rows), lengths, capacity=20)
+    return model, jnp.asarray(text(config, 1, rows, seed=1)[:, 0]), cache
+
+
+def compare(config, rows, tolerance):
+    given = read(config, rows)
+    expected, found = (jax.jit(extend)(*given) for extend in (GPT.extend, fused.extend))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), found, expected)
+
+
+@pytest.mark.parametrize(
+    "variant", ["all", *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS if name != "all")]
+)
+def test_few_texts_are_read_as_by_the_plain_path(variant):
+    compare(dataclasses.replace(VARIANTS[variant], **WIDE), 3, 1e-4)
+
+
+def test_many_texts_are_read_as_by_the_plain_path():
+    compare(dataclasses.replace(VARIANTS["all"], **WIDE), kernels.MOST_ROWS + 1, 1e-4)
+
+
+@pytest.mark.parametrize("activation", ["gelu", pytest.param("relu", marks=pytest.mark.slow), "silu"])
+def test_every_activation_is_known_to_the_kernels(activation):
+    compare(dataclasses.replace(BASELINE, num_layers=1, activation=activation, bias=False, **WIDE), 1, 1e-4)
+
+
+def test_in_bfloat16_they_differ_by_roundings():
+    config = dataclasses.replace(VARIANTS["rotary"], num_layers=1, **WIDE)
+    given = read(dataclasses.replace(config, dtype="bfloat16"), 3)
+    expected, found = (np.asarray(jax.jit(extend)(*given)[0]) for extend in (GPT.extend, fused.extend))
+    exact = np.asarray(jax.jit(GPT.extend)(*read(config, 3))[0])
+    assert np.abs(found - exact).mean() < 1.5 * np.abs(expected - exact).mean()
+
+
+@pytest.mark.parametrize("slots", [1, 100, 1000])
+def test_attention_joins_its_parts(slots):
+    """A row sees one key, one nearly all, one all: some parts see nothing."""
+    rng = np.random.default_rng(0)
+    q = jnp.asarray(rng.normal(size=(3, 4, 16)) * 5, jnp.float32)
+    cache = LayerCache(*(jnp.asarray(rng.normal(size=(3, slots, 2, 16)), jnp.float32) for _ in range(2)))
+    seen = jnp.asarray([1, max(1, slots - 1), slots])
+    found = kernels.attend(q, cache, seen, scale=0.25)
+    np.testing.assert_allclose(found, decode(q[:, None], *cache, seen, scale=0.25)[:, 0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, kernels.MOST_ROWS + 1])
+def test_the_kernels_are_lowered_for_a_gpu(rows):
+    config = dataclasses.replace(
+        VARIANTS["all"], d_model=384, num_heads=6, num_kv_heads=2, context_length=256, dtype="bfloat16"
+    )
+    model, cache = jax.eval_shape(lambda: loud_cache(config, rows))
+    tokens = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    with warnings.catch_warnings(), compiling_for("cuda"), jax.sharding.use_abstract_mesh(H200):
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Pallas' Triton backend, from jax 0.12 on
+        traced = jax.jit(fused.extend).trace(model, tokens, cache)
+        lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
+    each = 4 if rows == 1 else 1
+    assert lowered.count("@__gpu$xla.gpu.triton(") == each * config.num_layers
+
+
+def loud_cache(config, rows):
+    model = loud(config)
+    return model, model.read(jnp.zeros((rows, 8), jnp.int32), jnp.full(rows, 8), 200)[1]
+
+
+def test_where_the_kernels_cannot_run_they_are_refused():
+    with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
+        generate(loud(dataclasses.replace(BASELINE, d_model=128)), [[1]], 1, fused=True)
+    with pytest.raises(ValueError, match="needs a head size of 32, 64, 128 ..., not 48"):
+        fused.check(dataclasses.replace(BASELINE, d_model=192))
