@@ -25,7 +25,7 @@ MOMENTS = {"run ": "header", "validation loss before training": "first_step_begi
 """The beginning of the line at each moment."""
 
 
-def main(starts: int = 5, preset: str = "quickstart", results: Path = evidence.RESULTS) -> dict:
+def main(starts: int = 9, preset: str = "quickstart", results: Path = evidence.RESULTS) -> dict:
     """Start training again and again, and save the medians.
 
     Args:

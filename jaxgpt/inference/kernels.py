@@ -26,7 +26,7 @@ Ref = Any
 MOST_ROWS = 8
 """Texts at a time for which `project` and `mlp` are worth it: each keeps a sum for each in registers."""
 TALL = 256
-"""At most as many rows of a matrix are read at once."""
+"""At most as many rows of a matrix are read at once; fewer for more than two texts, whose sums share the registers."""
 WIDE = 32
 """As many hidden units of the MLP go to a program: 96 programs at 124M, for the 132 processors of an H200."""
 KEYS = 128
@@ -197,30 +197,33 @@ def mlp(norm: LayerNorm, part: MLP, x: Float[Array, "B D"]) -> Float[Array, "B D
     return (x + (added.sum(axis=0) + down_bias[None, :])).astype(x.dtype)
 
 
-def tallest(size: int) -> int:
-    """The largest power of two that divides a size, up to TALL: Triton's arrays have such sizes."""
-    return min(TALL, size & -size)
+def tallest(size: int, rows: int = 1) -> int:
+    """The largest power of two that divides a size, within what `rows` texts leave: Triton's arrays have such sizes."""
+    return min(TALL, 2 * TALL // pl.next_power_of_2(rows), size & -size)
 
 
-def _spans(size: int) -> list[Any]:
+def _spans(size: int, rows: int = 1) -> list[Any]:
     """A size in parts of a power of two."""
-    return [pl.ds(start, tallest(size)) for start in range(0, size, tallest(size))]
+    tall = tallest(size, rows)
+    return [pl.ds(start, tall) for start in range(0, size, tall)]
 
 
 def _parts(x: Ref) -> list[list[Array]]:
     """Each row, in parts."""
-    return [[x[row, span] for span in _spans(x.shape[1])] for row in range(x.shape[0])]
+    rows, size = x.shape
+    return [[x[row, span] for span in _spans(size, rows)] for row in range(rows)]
 
 
 def _normed(x: Ref, scale: Ref, shift: Ref, epsilon: float) -> list[list[Array]]:
     """The LayerNorm of each row, in parts: as model/frugal.py has it, rounded to the type of x."""
+    spans = _spans(x.shape[1], x.shape[0])
 
     def normed(parts: list[Array]) -> list[Array]:
         wide = [part.astype(jnp.float32) for part in parts]
         mean = sum(part.sum() for part in wide) / x.shape[1]
         variance = sum(jnp.square(part - mean).sum() for part in wide) / x.shape[1]
         unit = [(part - mean) * jax.lax.rsqrt(variance + epsilon) for part in wide]
-        scaled = [part * scale[span] + shift[span] for part, span in zip(unit, _spans(x.shape[1]), strict=True)]
+        scaled = [part * scale[span] + shift[span] for part, span in zip(unit, spans, strict=True)]
         return [part.astype(x.dtype).astype(jnp.float32) for part in scaled]
 
     return [normed(parts) for parts in _parts(x)]
@@ -228,7 +231,7 @@ def _normed(x: Ref, scale: Ref, shift: Ref, epsilon: float) -> list[list[Array]]
 
 def _products(rows: list[list[Array]], weights: Callable[[Any], Array], wide: int) -> list[Float[Array, " C"]]:
     """Each row times a matrix of few columns, whose rows `weights` reads; each number of it once."""
-    spans = _spans(sum(part.shape[0] for part in rows[0]))
+    spans = _spans(sum(part.shape[0] for part in rows[0]), len(rows))
     sums = [jnp.zeros((rows[0][0].shape[0], wide), jnp.float32)] * len(rows)
     for at, span in enumerate(spans):
         part = weights(span).astype(jnp.float32)

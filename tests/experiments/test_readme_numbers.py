@@ -77,6 +77,12 @@ SAYS = [
         "by cuDNN, # rows, 4 key-value heads | # | # MB; at least # |",
         compiled("decode by cuDNN, batch 64, 4 KV heads", "batch", *TOKEN),
     ),
+    ("by our kernels (`fused=True`), one row | # | # MB; at least # |", compiled("decode fused, batch 1", *TOKEN)),
+    ("by our kernels, # rows | # | # MB; at least # |", compiled("decode fused, batch 8", "batch", *TOKEN)),
+    (
+        "by our kernels, # rows, 4 key-value heads | # | # MB; at least # |",
+        compiled("decode fused, batch 64, 4 KV heads", "batch", *TOKEN),
+    ),
 ]
 """What is said, # for a number and … for words of the same line that do not matter, and the numbers."""
 

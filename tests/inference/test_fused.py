@@ -16,7 +16,11 @@ from jaxgpt.model.cache import LayerCache
 from jaxgpt.model.gpt import GPT
 from tests.variants import BASELINE, VARIANTS, loud, text
 
-WIDE = {"d_model": 48, "d_mlp": 96, "layer_norm_epsilon": 0.1}  # three parts of 16, since Triton's arrays have sizes of a power of two
+WIDE = {
+    "d_model": 48,
+    "d_mlp": 96,
+    "layer_norm_epsilon": 0.1,
+}  # three parts of 16, since Triton's arrays have sizes of a power of two
 H200 = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
 
 
