@@ -58,9 +58,10 @@ def _attended(
 
 def check(config: GPTConfig) -> None:
     """Raise ValueError where the kernels cannot run."""
-    sizes = {"head size": config.head_dim, "largest power of two in the width": config.d_model & -config.d_model}
-    for what, size in sizes.items():
-        if size & (size - 1) or size < kernels.WIDE:
-            raise ValueError(f"fused decoding needs a {what} of 32, 64, 128 ..., not {size}; leave it out")
+    if config.head_dim not in (32, 64, 128, 256):
+        raise ValueError(f"fused decoding needs a head size of 32, 64, 128 or 256, not {config.head_dim}; leave it out")
+    for name, width in {"d_model": config.d_model, "d_mlp": config.mlp_width}.items():
+        if width % kernels.WIDE:
+            raise ValueError(f"fused decoding needs a multiple of {kernels.WIDE}, not {name}={width}; leave it out")
     if not on_gpu():
         raise ValueError("fused decoding needs an NVIDIA GPU; leave it out")

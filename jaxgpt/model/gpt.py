@@ -221,15 +221,17 @@ def run(
 ) -> Float[Array, "B T D"]:
     """Apply the blocks in order. Whatever the strategy, the same numbers.
 
-    Equal blocks are traced and written once; the compiler puts them back where they are called. With `scan`, one period
-    of the blocks is compiled instead of all. `ready` makes a block's parameters whole just before they are used, and
-    `remat` says what the backward pass computes again.
+    In a program equal blocks are traced and written once; the compiler puts them back where they are called. With
+    `scan`, one period of the blocks is compiled instead of all. `ready` makes a block's parameters whole just before
+    they are used, and `remat` says what the backward pass computes again.
     """
 
     def apply(block: Block, x: Array, positions: Array, keys: RandomKeys, layer: int | Array) -> Array:
         return ready(block)(x, positions, fold_keys(keys, layer))
 
-    apply = jax.jit(recomputed(apply, remat))
+    apply = recomputed(apply, remat)
+    if isinstance(x, jax.core.Tracer):  # operation by operation, all blocks use the same programs anyway
+        apply = jax.jit(apply)
 
     def turn(x: Array, group: Sequence[Block], first: int | Array) -> Array:
         for offset, block in enumerate(group):

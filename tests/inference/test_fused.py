@@ -96,5 +96,7 @@ def loud_cache(config, rows):
 def test_where_the_kernels_cannot_run_they_are_refused():
     with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
         generate(loud(dataclasses.replace(BASELINE, d_model=128)), [[1]], 1, fused=True)
-    with pytest.raises(ValueError, match="needs a head size of 32, 64, 128 ..., not 48"):
+    with pytest.raises(ValueError, match="needs a head size of 32, 64, 128 or 256, not 48"):
         fused.check(dataclasses.replace(BASELINE, d_model=192))
+    with pytest.raises(ValueError, match="needs a multiple of 32, not d_mlp=100"):
+        fused.check(dataclasses.replace(BASELINE, d_model=128, d_mlp=100))

@@ -36,6 +36,19 @@ def test_equal_blocks_are_written_once():
     assert products(5) == products(1)
 
 
+def test_a_second_call_compiles_nothing_even_operation_by_operation():
+    compiled = []
+    forward(loud(BASELINE), text(BASELINE))
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+    try:
+        forward(loud(BASELINE), text(BASELINE))
+        assert not [name for name in compiled if "compile" in name]
+        jax.jit(lambda x: x + 1)(1)
+        assert [name for name in compiled if "compile" in name]
+    finally:
+        jax.monitoring.clear_event_listeners()
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_parameter_counts_are_the_published_ones(name):
     assert count(GPTConfig.preset(name)) == PUBLISHED[name]
