@@ -41,23 +41,25 @@ def compare(config, rows, tolerance):
     "variant", ["all", *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS if name != "all")]
 )
 def test_few_texts_are_read_as_by_the_plain_path(variant):
-    compare(dataclasses.replace(VARIANTS[variant], **WIDE), 3, 1e-4)
+    compare(dataclasses.replace(VARIANTS[variant], **WIDE), 2, 1e-4)
 
 
 def test_many_texts_are_read_as_by_the_plain_path():
     compare(dataclasses.replace(VARIANTS["all"], **WIDE), kernels.MOST_ROWS + 1, 1e-4)
 
 
-@pytest.mark.parametrize("activation", ["gelu", pytest.param("relu", marks=pytest.mark.slow), "silu"])
+@pytest.mark.parametrize(
+    "activation", ["gelu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("relu", "silu"))]
+)
 def test_every_activation_is_known_to_the_kernels(activation):
     compare(dataclasses.replace(BASELINE, num_layers=1, activation=activation, bias=False, **WIDE), 1, 1e-4)
 
 
 def test_in_bfloat16_they_differ_by_roundings():
     config = dataclasses.replace(VARIANTS["rotary"], num_layers=1, **WIDE)
-    given = read(dataclasses.replace(config, dtype="bfloat16"), 3)
+    given = read(dataclasses.replace(config, dtype="bfloat16"), 1)
     expected, found = (np.asarray(jax.jit(extend)(*given)[0]) for extend in (GPT.extend, fused.extend))
-    exact = np.asarray(jax.jit(GPT.extend)(*read(config, 3))[0])
+    exact = np.asarray(jax.jit(GPT.extend)(*read(config, 1))[0])
     assert np.abs(found - exact).mean() < 1.5 * np.abs(expected - exact).mean()
 
 
