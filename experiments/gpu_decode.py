@@ -7,17 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractDevice, AbstractMesh
 
 from experiments.compiled import traffic
 from jaxgpt.config import GPTConfig
 from jaxgpt.inference.generate import _decode, tokens_per_turn
 from jaxgpt.model.attention import compiling_for
 from jaxgpt.model.gpt import GPT, abstract_model, num_parameters
-from jaxgpt.training.target import AS_IT_IS, h200
-
-H200_ALONE = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
-"""What Pallas compiles for."""
+from jaxgpt.training.target import AS_IT_IS, FOR_PALLAS, h200
 
 
 class Row(NamedTuple):
@@ -62,7 +58,7 @@ def decode_facts(row: Row, new_tokens: int = 512) -> dict[str, Any]:
 
     model, key = abstract_model(config), jax.eval_shape(lambda: jax.random.key(0))
     prompt, length = jnp.zeros((row.batch, 1), jnp.int32), jnp.ones(row.batch, jnp.int32)
-    with compiling_for("cuda"), jax.sharding.use_abstract_mesh(H200_ALONE):
+    with compiling_for("cuda"), jax.sharding.use_abstract_mesh(FOR_PALLAS):
         logits, cache = jax.eval_shape(partial(GPT.read, capacity=config.context_length), model, prompt, length)
         given = (*on_device((model, logits, cache)), key, 1.0, None, -1)
         lowered = _decode.lower(*given, count=new_tokens, top_k=None, greedy=True, fused=row.fused)

@@ -12,37 +12,34 @@ from jaxgpt.model.frugal import FEWEST_ROWS, arrived, with_rows
 from jaxgpt.model.gpt import GPT, Block
 from jaxgpt.model.rotary import turns
 
-Turn = tuple[Float[Array, "B P"], Float[Array, "B P"]]
-"""Cosines and sines of rotary positions."""
-
 
 def extend(model: GPT, tokens: Int[Array, " B"], cache: Cache) -> tuple[Float[Array, "B V"], Cache]:
     """What GPT.extend returns, within rounding. `check` has refused what the kernels cannot do."""
-    position, config = cache.length, model.config
+    position = cache.length
     x, layers = model.embedded(tokens[:, None], position[:, None])[:, 0], []
-    turn = turns(position, config.head_dim, config.rope_theta) if config.position == "rotary" else None
     apply = _few if len(tokens) <= kernels.MOST_ROWS else _many
     for block, layer in zip(model.blocks, cache.layers, strict=True):
-        x, layer = apply(block, x, position, turn, layer)
+        x, layer = apply(block, x, position, layer)
         layers.append(layer)
     logits = model.logits(with_rows(model.norm(x), FEWEST_ROWS)[:, None])[: len(tokens), 0]
     return logits, Cache(tuple(layers), position + 1)
 
 
 def _few(
-    block: Block, x: Float[Array, "B D"], position: Int[Array, " B"], turn: Turn | None, cache: LayerCache
+    block: Block, x: Float[Array, "B D"], position: Int[Array, " B"], cache: LayerCache
 ) -> tuple[Float[Array, "B D"], LayerCache]:
     """A block by kernels that read each weight once for all texts."""
+    config = block.attn.config
+    turn = turns(position, config.head_dim, config.rope_theta) if config.position == "rotary" else None
     q, cache = kernels.project(block.attn_norm, block.attn, x, turn, position % cache.key.shape[1], cache)
     x = kernels.out(block.attn.out, _attended(block, q, position, cache), x)
     return kernels.mlp(block.mlp_norm, block.mlp, x), cache
 
 
 def _many(
-    block: Block, x: Float[Array, "B D"], position: Int[Array, " B"], turn: Turn | None, cache: LayerCache
+    block: Block, x: Float[Array, "B D"], position: Int[Array, " B"], cache: LayerCache
 ) -> tuple[Float[Array, "B D"], LayerCache]:
     """A block by matrix products, but for attention: with many texts the cache is most of what is read."""
-    del turn  # `project` makes it
     q, k, v = (heads[:, 0] for heads in block.attn.project(block.attn_norm(x)[:, None], position[:, None]))
     cache = write(cache, k, v, position)
     x = x + arrived(block.attn.out(_attended(block, q, position, cache)))

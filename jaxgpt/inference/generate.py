@@ -1,6 +1,6 @@
 """Sampling: one compiled prefill, one compiled decode loop, a cache between them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -10,8 +10,6 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.inference.fused import check as check_fused
-from jaxgpt.inference.fused import extend as fused_extend
 from jaxgpt.inference.weights import for_decoding
 from jaxgpt.model.attention import on_gpu
 from jaxgpt.model.cache import Cache
@@ -45,7 +43,9 @@ def generate(
     prompts, lengths = _pad(tokens)
     _check(model.config, prompts, max_new_tokens, temperature, top_k, top_p)
     if fused:
-        check_fused(model.config)
+        from jaxgpt.inference.fused import check  # only here: Pallas' Triton backend may not be in every jax
+
+        check(model.config)
     prompts = prompts.astype(np.int32)  # not before the check: a larger id would wrap around
     if max_new_tokens == 0:
         return prompts
@@ -109,12 +109,21 @@ def _decode(
             state = (step + 1, *choose(step, logits, stopped, out), cache)
         return state
 
-    extend = fused_extend if fused else GPT.extend
+    extend = _extend(fused=fused)
     model, rows = for_decoding(model), logits.shape[0]
     out = jnp.full((rows, count), stop_token, jnp.int32)
     stopped, out = choose(jnp.int32(0), logits, jnp.zeros(rows, bool), out)
     _, _, out, cache = jax.lax.while_loop(going, advance, (jnp.int32(1), stopped, out, cache))
     return out, cache
+
+
+def _extend(*, fused: bool) -> Callable[..., tuple[Array, Cache]]:
+    """How a token is read."""
+    if not fused:
+        return GPT.extend
+    from jaxgpt.inference.fused import extend
+
+    return extend
 
 
 def tokens_per_turn() -> int:

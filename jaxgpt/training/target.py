@@ -4,6 +4,7 @@ import importlib.util
 
 import jax
 from jax.experimental import topologies
+from jax.sharding import AbstractDevice, AbstractMesh
 
 H200 = """
 gpu_device_info {
@@ -20,6 +21,8 @@ dnn_version_info { major: 9 minor: 12 }
 runtime_version { major: 13 minor: 0 patch: 0 }
 device_description_str: "NVIDIA H200"
 """
+FOR_PALLAS = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
+"""The same for kernels of our own: with `jax.sharding.use_abstract_mesh`."""
 AS_IT_IS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 """Nothing can be timed where there is no GPU."""
 

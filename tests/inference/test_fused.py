@@ -7,21 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh
 
 from jaxgpt.inference import fused, kernels
 from jaxgpt.inference.generate import generate
 from jaxgpt.model.attention import compiling_for, decode
 from jaxgpt.model.cache import LayerCache
 from jaxgpt.model.gpt import GPT
+from jaxgpt.training.target import FOR_PALLAS
 from tests.variants import BASELINE, VARIANTS, loud, text
 
-WIDE = {
-    "d_model": 48,
-    "d_mlp": 96,
-    "layer_norm_epsilon": 0.1,
-}  # three parts of 16, since Triton's arrays have sizes of a power of two
-H200 = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
+# Three parts of 16, since Triton's arrays have sizes of a power of two; an epsilon that is seen.
+WIDE = {"d_model": 48, "d_mlp": 96, "layer_norm_epsilon": 0.1}
 
 
 def read(config, rows):
@@ -82,7 +78,7 @@ def test_the_kernels_are_lowered_for_a_gpu(rows):
     )
     model, cache = jax.eval_shape(lambda: loud_cache(config, rows))
     tokens = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    with warnings.catch_warnings(), compiling_for("cuda"), jax.sharding.use_abstract_mesh(H200):
+    with warnings.catch_warnings(), compiling_for("cuda"), jax.sharding.use_abstract_mesh(FOR_PALLAS):
         warnings.simplefilter("ignore", DeprecationWarning)  # of Pallas' Triton backend, from jax 0.12 on
         traced = jax.jit(fused.extend).trace(model, tokens, cache)
         lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
