@@ -47,6 +47,9 @@ class GPT2Tokenizer:
     vocab_size = 50257
     end_of_text: int | None = END_OF_TEXT
 
+    def __init__(self) -> None:
+        vocabulary()
+
     def encode(self, text: str) -> np.ndarray:
         return self.encode_all([text])[0]
 
@@ -106,16 +109,22 @@ def from_spec(spec: dict[str, Any]) -> Tokenizer:
     raise ValueError(f"tokenizer {spec['name']!r} is not known: it has to be gpt2 or char")
 
 
-@cache
-def gpt2_encoding() -> tiktoken.Encoding:
-    """GPT-2's encoding; made once, where a text is first read or written, in about a tenth of a second."""
+def vocabulary() -> bytes:
+    """GPT-2's vocabulary file. Raises ValueError where it is another."""
     # tiktoken's own loader keeps a copy of what it reads in a cache folder; this file is already on the disk.
     table = (files("jaxgpt.data") / "gpt2.tiktoken").read_bytes()
     if hashlib.sha256(table).hexdigest() != VOCABULARY_SHA256:
         raise ValueError(
             "jaxgpt/data/gpt2.tiktoken is not GPT-2's vocabulary (its SHA-256 differs): install jaxgpt again"
         )
-    ranks = {base64.b64decode(piece): int(rank) for piece, rank in (line.split() for line in table.splitlines())}
+    return table
+
+
+@cache
+def gpt2_encoding() -> tiktoken.Encoding:
+    """GPT-2's encoding; made once, where a text is first read or written, in about a tenth of a second."""
+    pairs = (line.split() for line in vocabulary().splitlines())
+    ranks = {base64.b64decode(piece): int(rank) for piece, rank in pairs}
     return tiktoken.Encoding(
         "gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={ENDOFTEXT: END_OF_TEXT}
     )

@@ -22,6 +22,8 @@ def test_another_vocabulary_is_refused(monkeypatch):
     monkeypatch.setattr("jaxgpt.data.tokenizer.VOCABULARY_SHA256", "0" * 64)
     with pytest.raises(ValueError, match="install jaxgpt again"):
         gpt2_encoding.__wrapped__()
+    with pytest.raises(ValueError, match="install jaxgpt again"):
+        GPT2Tokenizer()
 
 
 @settings(deadline=None)
