@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.attention import BACKENDS, DECODERS, Keys, choose, on_gpu, target_platform
+from jaxgpt.model.attention import BACKENDS, DECODERS, Keys, Queries, choose, on_gpu, target_platform
 from jaxgpt.model.cache import Cache, LayerCache, remembered, slots, write
 from jaxgpt.model.frugal import FEWEST_ROWS, apart, arrived, keeping_its_input, with_rows
 from jaxgpt.model.layers import Draws, LayerNorm, Linear, RandomKeys, dropout, fold_keys, split_keys
@@ -80,7 +80,8 @@ class Attention(nnx.Module):
             dropout=rate,
         )
 
-    def project(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:
+    def project(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"]) -> tuple[Queries, Keys, Keys]:
+        """Queries, keys and values; queries and keys are turned where positions are rotary."""
         q, k, v = (project(x) for project, x in zip((self.query, self.key, self.value), apart(x, 3), strict=True))
         if self.config.position == "rotary":
             q, k = (rotate(heads, positions, self.config.rope_theta) for heads in (q, k))

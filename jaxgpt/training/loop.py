@@ -137,12 +137,12 @@ def _started(
     """
     config = run.config
     teacher = None if teacher is None else on_mesh(teacher, mesh)
-    state, tokens = abstract_state(config, mesh), abstract_batch(config, mesh)
+    like, tokens = abstract_state(config, mesh), abstract_batch(config, mesh)
     with ThreadPoolExecutor() as beside:
         made = beside.submit(_first_state, run, checkpoints, mesh, console)
         batches = Batches(data.train, config.batch_size, config.model.context_length, config.seed)
-        validate = _validation(config, data, mesh)
-        compiled = beside.submit(compile_step, config, mesh, state, tokens, teacher, limit=memory_limit(mesh))
+        validate = _validation(config, data, mesh, like.model, tokens)
+        compiled = beside.submit(compile_step, config, mesh, like, tokens, teacher, limit=memory_limit(mesh))
         state = made.result()
         before = validate(state.model, 1) if int(state.step) == 0 else None
         step, remat = compiled.result()
@@ -157,10 +157,11 @@ def _started(
     return state, Program(lambda state, tokens: step(state, tokens, teacher), batch, validate)
 
 
-def _validation(config: TrainConfig, data: TokenData, mesh: Mesh) -> Callable[..., float]:
-    """The loss of a model on all held-back batches or on the first so many, compiled."""
-    state, tokens = abstract_state(config, mesh), abstract_batch(config, mesh)
-    loss = jax.jit(partial(batch_loss, config=config, mesh=mesh)).lower(state.model, tokens).compile()
+def _validation(
+    config: TrainConfig, data: TokenData, mesh: Mesh, model: GPT, tokens: jax.ShapeDtypeStruct
+) -> Callable[..., float]:
+    """The loss of a model like this on all held-back batches or on the first so many, compiled."""
+    loss = jax.jit(partial(batch_loss, config=config, mesh=mesh)).lower(model, tokens).compile()
     held_back = fixed_batches(data.validation, config.batch_size, config.model.context_length, config.eval_batches)
 
     def validate(model: GPT, count: int | None = None) -> float:
