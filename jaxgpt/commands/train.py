@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -213,11 +214,12 @@ def _train(run: "Run", data: "TokenData", mesh: "Mesh", console: Console, teache
 
 @contextmanager
 def _orbax_hushed() -> Iterator[None]:
-    """Where a save fails, our message is enough: orbax and its event loop log each failed write, and tensorstore prints
-    callbacks that come late.
+    """Where a save fails, our message is enough: orbax and its event loop log each failed write, Python warns (now and
+    then, as it ends) of writes that were never begun, and tensorstore prints callbacks that come late.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize_from_host", RuntimeWarning)
     usual = sys.unraisablehook
 
     def print_unless_late(unraisable: "sys.UnraisableHookArgs") -> None:
