@@ -16,6 +16,7 @@ import tyro
 from rich.console import Console
 
 from jaxgpt.training.config import CORPORA, RUNS, Cluster, TrainConfig
+from jaxgpt.training.host_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -40,6 +41,7 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     """Train a preset, or resume a run, and write a sample; returns the exit code."""
+    keep_freed_memory()
     flags = list(arguments)
     named = flags.pop(0) if flags and not flags[0].startswith("-") else None
     resume = _flag(flags, "--resume", "the run folder to go on with")

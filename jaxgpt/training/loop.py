@@ -22,6 +22,7 @@ from jaxgpt.training.checkpoint import Checkpoints, SaveFailed
 from jaxgpt.training.cluster import all_stop_after
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.heartbeat import ends_with_the_others
+from jaxgpt.training.host_memory import LARGEST_KEPT, return_freed_memory
 from jaxgpt.training.metrics import BadNumbers, Reporter
 from jaxgpt.training.parallel import batch_loss
 from jaxgpt.training.run import Run, resume_command
@@ -36,6 +37,7 @@ from jaxgpt.training.step import (
     describe_attention,
     initial_state,
     memory_limit,
+    memory_needed,
 )
 
 MOST_REWINDS = 10
@@ -146,6 +148,8 @@ def _started(
         state = made.result()
         before = validate(state.model, 1) if int(state.step) == 0 else None
         step, remat = compiled.result()
+    if memory_needed(step) > LARGEST_KEPT:
+        return_freed_memory()
     if remat == "block" != config.remat:
         console.print(f"remat: {remat}", highlight=False)
     if before is not None:
