@@ -5,8 +5,8 @@
 
 Both sides start from the same weights and read the same batches; a ratio whose losses (or greedy tokens) disagree is
 void. Rounds alternate (ABBA), so that a machine whose speed drifts cannot favour one side; what counts is the median of
-the ratios, round by round. Each row is printed when it is known, and the result saved after it. On a GPU the preset is
-gpt2, in bfloat16.
+the ratios, round by round. Freed memory is kept, for both sides, as `jaxgpt train` keeps it. Each row is printed when
+it is known, and the result saved after it. On a GPU the preset is gpt2, in bfloat16.
 Needs the test extra (torch, transformers). What it does not show: other sizes, other machines.
 """
 
@@ -26,6 +26,7 @@ import tyro
 
 from experiments import evidence
 from experiments.interleaved import seconds, times_as_fast
+from jaxgpt.training.host_memory import keep_freed_memory
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch computes on the same GPU
 
@@ -67,6 +68,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> dict[str, Any]:
     """Print and save the rows as they are known."""
+    keep_freed_memory()
     import jax
 
     on_gpu = jax.default_backend() == "gpu"

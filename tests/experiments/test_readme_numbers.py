@@ -31,12 +31,6 @@ def speed(preset: str) -> list[tuple[str, list[float]]]:
     ]
 
 
-CHARACTERS = evidence.read("speed-shakespeare-char-cpu-cpu")
-PRODUCTS, EAGER = CHARACTERS["products"]["of a step"], CHARACTERS["rivals"]["torch eager"]
-SPENT, SPENT_THEIRS = "processor_seconds_per_step", "processor_seconds_per_step_theirs"
-MOST = EAGER["seconds_per_step_theirs"] * CHARACTERS["environment"]["cores"] / 1.3
-"""The processor time of a step that is 1.3 times as fast as PyTorch's, if no core ever waits."""
-
 START = evidence.read("start")
 STEP, TOKEN = ("kernels", "gigabytes", "temporary_gigabytes"), ("kernels", "megabytes", "least_megabytes")
 SAYS = [
@@ -47,16 +41,6 @@ SAYS = [
     ("KV cache # → # bytes per token", [SIZES[name]["cache_bytes_per_token"] for name in ("baseline", "all")]),
     *speed("quickstart"),
     *speed("shakespeare-char-cpu"),
-    ("a step of the character model uses # s of processor time, and", [EAGER[SPENT]]),
-    (
-        "each timed alone, # (PyTorch # and #).",
-        [PRODUCTS[SPENT], EAGER[SPENT_THEIRS], PRODUCTS[SPENT_THEIRS]],
-    ),
-    (
-        "have to use # with both cores always busy, which leaves # for all that is no product; that takes # here",
-        [MOST, MOST - PRODUCTS[SPENT], EAGER[SPENT] - PRODUCTS[SPENT]],
-    ),
-    ("and # there.", [EAGER[SPENT_THEIRS] - PRODUCTS[SPENT_THEIRS]]),
     (
         "| `jaxgpt train` until its first step begins | # s the first time, # s later |",
         [START[when]["first_step_begins"] for when in ("first", "later")],
