@@ -30,6 +30,7 @@ def run(monkeypatch, tmp_path):
                     metrics = metrics._replace(loss=jnp.float32(jnp.nan), bad=jnp.bool(True))
                 return state, metrics
 
+            stepped.memory_analysis = step.memory_analysis
             return stepped, remat
 
         monkeypatch.setattr(loop, "compile_step", spoiling)
