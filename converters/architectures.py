@@ -38,7 +38,7 @@ class Architecture:
     """What the names of all tensors but the head begin with; published files often leave it out."""
     table: tuple[tuple[str, str, str], ...]
     """Their name, our names, the layout. `*` stands for the layer's number."""
-    strays: str = r"$^"
+    ignored_keys: str = r"$^"
     """What a file may hold besides, a regular expression: buffers that older versions saved."""
 
     def rows(self, config: GPTConfig, parameters: Collection[str]) -> Iterator[Row]:
@@ -66,9 +66,9 @@ class Architecture:
         """A name of the table as the model class has it."""
         return name if name == HEAD else self.prefix + name
 
-    def is_stray(self, name: str) -> bool:
+    def is_ignored(self, name: str) -> bool:
         """Whether the tensor is one that says nothing about the model."""
-        return re.fullmatch(self.strays, name) is not None
+        return re.fullmatch(self.ignored_keys, name) is not None
 
 
 def sizes(config: GPTConfig) -> Sizes:
@@ -90,7 +90,7 @@ QKV = "blocks.*.attn.query.{0} blocks.*.attn.key.{0} blocks.*.attn.value.{0}"
 GPT2 = Architecture(
     name="gpt2",
     prefix="transformer.",
-    strays=r"h\.\d+\.attn\.(masked_)?bias",  # the causal mask and its filler
+    ignored_keys=r"h\.\d+\.attn\.(masked_)?bias",  # the causal mask and its filler
     table=(
         ("wte.weight", "embed", "v d -> v d"),
         ("wpe.weight", "position", "t d -> t d"),
@@ -116,7 +116,7 @@ GPT2 = Architecture(
 GPT_BIGCODE = Architecture(
     name="gpt_bigcode",
     prefix="transformer.",
-    strays=r"(h\.\d+\.attn\.)?(masked_)?bias",
+    ignored_keys=r"(h\.\d+\.attn\.)?(masked_)?bias",
     table=(
         ("wte.weight", "embed", "v d -> v d"),
         ("wpe.weight", "position", "t d -> t d"),
@@ -166,7 +166,7 @@ STARCODER2 = Architecture(
     ),
 )
 
-NANOGPT = Architecture("nanogpt", GPT_BIGCODE.prefix, GPT_BIGCODE.table, GPT_BIGCODE.strays)
+NANOGPT = Architecture("nanogpt", GPT_BIGCODE.prefix, GPT_BIGCODE.table, GPT_BIGCODE.ignored_keys)
 """nanoGPT and llm.c keep GPT-2's names and use Linear, as GPTBigCode does."""
 
 ARCHITECTURES = {architecture.name: architecture for architecture in (GPT2, GPT_BIGCODE, STARCODER2)}

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 from rich.console import Console
 
+from converters.adapt import adapt_weights
 from converters.architectures import ARCHITECTURES
 from converters.arguments import Convert, Verify
 from converters.hf_tokenizer import FILES
@@ -18,8 +19,7 @@ from converters.hub import is_local, local_path
 from converters.load import load_pretrained
 from converters.report import comparison
 from converters.save import save_pretrained
-from converters.surgery import operate
-from converters.verify import verify as certificate_of
+from converters.verification.verify import verify as certificate_of
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.loss import next_token_loss
 
@@ -40,7 +40,7 @@ def convert(args: Convert, *, load: Load = load_pretrained, read_tokens: ReadTok
     changes: dict[str, Any] = {
         name: value for name in ("num_kv_heads", "position", "window") if (value := getattr(args, name)) is not None
     }
-    changed = operate(model, kv_init=args.kv_init, **changes)
+    changed = adapt_weights(model, kv_init=args.kv_init, **changes)
     if changes:
         console.print(comparison(model.config, changed.config))
     if args.data is not None:

@@ -11,14 +11,14 @@ from jax import Array
 from jax.sharding import Mesh
 from rich.console import Console
 
+from converters.adapt import FREE, adapt_weights
 from converters.architectures import HEAD, Row, sizes
+from converters.formats.safetensors_files import Tensor, Tensors
 from converters.heads import KVInit
 from converters.hub import local_path
 from converters.placement import sharding
 from converters.report import comparison
 from converters.sources import Source, read_source
-from converters.surgery import FREE, operate
-from converters.tensors import Tensor, Tensors
 from jaxgpt.model.gpt import GPT, abstract_model, named_parameters
 
 Index = tuple[slice, ...]
@@ -39,7 +39,7 @@ def load_pretrained(
 
     With a mesh of axes (data, fsdp), each parameter arrives sharded, and only the bytes of this process's shards are
     read. dtype is what the model computes in, the dtype of its config. Other fields of GPTConfig are changed as
-    `converters.surgery.operate` says, pooled heads as kv_init says; what that changed is printed to stderr.
+    `converters.adapt.operate` says, pooled heads as kv_init says; what that changed is printed to stderr.
 
     Raises ValueError where nothing is found, the files are broken, tensors are missing, unexpected or misshapen, a
     weight is NaN or infinite (unless allow_nonfinite), or the config asks for what the model cannot do.
@@ -54,7 +54,7 @@ def changed(model: GPT, mesh: Mesh | None, kv_init: KVInit, config_changes: dict
     """The model under a changed config; what that did to its weights is printed to stderr."""
     if not config_changes:
         return model
-    other = operate(model, kv_init=kv_init, **config_changes)
+    other = adapt_weights(model, kv_init=kv_init, **config_changes)
     if config_changes.keys() - FREE | config_changes.keys() & {"window"}:
         Console(stderr=True).print(comparison(model.config, other.config))
     if mesh is None:
@@ -68,7 +68,7 @@ def fill(source: Source, mesh: Mesh | None, allow_nonfinite: bool) -> GPT:
     model = abstract_model(source.config)
     parameters, letters = named_parameters(model), sizes(source.config)
     rows = list(source.architecture.rows(source.config, parameters))
-    tensors = matched(source, rows)
+    tensors = check_state_dict(source, rows)
     arrays: dict[str, Array] = {}
     nonfinite: list[str] = []
     for row in rows:
@@ -98,7 +98,7 @@ def check_size(source: Source) -> None:
         )
 
 
-def matched(source: Source, rows: list[Row]) -> Tensors:
+def check_state_dict(source: Source, rows: list[Row]) -> Tensors:
     """The tensors by the names of the table. Raises ValueError with all that are missing, unexpected or misshapen."""
     config, architecture, tensors = source
     found = {architecture.short_name(name): tensor for name, tensor in tensors.items()}
@@ -108,15 +108,15 @@ def matched(source: Source, rows: list[Row]) -> Tensors:
     problems = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in found]
     for name, tensor in found.items():
         if name in expected:
-            problems += [f"misshapen: {name} {wrong}" for wrong in _misfit(tensor, expected[name])]
-        elif not architecture.is_stray(name) and not _repeats_the_tied_head(name, rows, found):
+            problems += [f"misshapen: {name} {wrong}" for wrong in _shape_or_dtype_problem(tensor, expected[name])]
+        elif not architecture.is_ignored(name) and not _repeats_the_tied_head(name, rows, found):
             problems.append(f"unexpected: {name} {list(tensor.shape)}")
     if problems:
         raise ValueError(f"the weights do not fit the config as {architecture.name}:\n  " + "\n  ".join(problems))
     return found
 
 
-def _misfit(tensor: Tensor, shape: tuple[int, ...]) -> list[str]:
+def _shape_or_dtype_problem(tensor: Tensor, shape: tuple[int, ...]) -> list[str]:
     if tensor.shape != shape:
         return [f"is {list(tensor.shape)} but has to be {list(shape)}"]
     return [] if tensor.dtype is not None else ["is not of float64, float32, float16 or bfloat16 numbers"]

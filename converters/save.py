@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from converters import llmc, nanogpt
 from converters.architectures import ARCHITECTURES, Architecture, Row, sizes
+from converters.atomic_dir import atomic_dir
 from converters.card import NOT_VERIFIED, model_card
-from converters.express import choose_architecture, expressed
-from converters.folders import whole_folder
+from converters.export import choose_architecture, export_weights
+from converters.formats import llmc, nanogpt
+from converters.formats.safetensors_files import DTYPES, INDEX, SINGLE
 from converters.hf_config import config_to_hf
 from converters.hf_tokenizer import END_OF_TEXT_ID, copy_tokenizer, write_gpt2_tokenizer
-from converters.tensors import DTYPES, INDEX, SINGLE
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import GPT, named_parameters
 
@@ -52,8 +52,8 @@ def save_pretrained(
     stored = storage_dtype(dtype, kind)
     if not allow_nonfinite:
         check_finite(model, stored)
-    with whole_folder(Path(folder)) as draft:
-        model = expressed(model, kind)
+    with atomic_dir(Path(folder)) as draft:
+        model = export_weights(model, kind)
         if kind == "nanogpt":
             nanogpt.write_nanogpt(model, draft / nanogpt.FILE)
         elif kind == "llm.c":
@@ -75,7 +75,7 @@ def write_config(config: GPTConfig, kind: str, folder: Path, dtype: np.dtype) ->
 
 
 def _proof(folder: Path) -> str:
-    from converters.verify import verify
+    from converters.verification.verify import verify
 
     certificate = verify(folder)
     if not certificate.holds:

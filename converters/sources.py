@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from converters import llmc, nanogpt, tensors, torch_files
 from converters.architectures import ARCHITECTURES, NANOGPT, Architecture
+from converters.formats import llmc, nanogpt, safetensors_files, torch_files
+from converters.formats.safetensors_files import Tensors, read_json
 from converters.hf_config import config_from_hf
-from converters.tensors import Tensors, read_json
 from jaxgpt.config import GPTConfig
 
 
@@ -26,7 +26,7 @@ def read_source(path: Path) -> Source:
     if path.is_dir():
         return _read_folder(path)
     if path.suffix == ".safetensors":
-        return _huggingface(path.parent, tensors.read_safetensors(path))
+        return _huggingface(path.parent, safetensors_files.read_safetensors(path))
     if path.suffix in (".pt", ".pth"):
         return Source(*_with_architecture(*nanogpt.read_nanogpt(path)))
     if path.suffix == ".bin":
@@ -42,9 +42,9 @@ def _read_folder(folder: Path) -> Source:
             if (folder / file).exists():
                 return read_source(folder / file)
     has_pickle = any((folder / name).exists() for name in (torch_files.SINGLE, torch_files.INDEX))
-    has_safetensors = any((folder / name).exists() for name in (tensors.SINGLE, tensors.INDEX))
+    has_safetensors = any((folder / name).exists() for name in (safetensors_files.SINGLE, safetensors_files.INDEX))
     read_json(folder / "config.json")  # before its weights, so that its absence is what is reported
-    read = torch_files.read_bin_folder if has_pickle and not has_safetensors else tensors.read_folder
+    read = torch_files.read_bin_folder if has_pickle and not has_safetensors else safetensors_files.read_folder
     return _huggingface(folder, read(folder))
 
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jaxgpt.training.collectives import by_kind, collectives
-from jaxgpt.training.hlo import computations, size, turns
+from jaxgpt.inspect.collectives import by_kind, collectives
+from jaxgpt.inspect.hlo import computations, size, turns
 
 
 class Traffic(NamedTuple):

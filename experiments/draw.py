@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.charts import Chart, Result
-from jaxgpt.model.attention import visible
+from jaxgpt.ops.attention import causal_mask
 
 FIGURES = Path(__file__).parent / "results" / "figures"
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#bb8800", "#66ccee", "#aa3377", "#888888")
@@ -69,7 +69,7 @@ def draw_keys(result: Result, length: int = 16) -> Figure:
         figure = Figure(figsize=(10, 2.6), layout="constrained")
         for index, (name, row) in enumerate(rows.items()):
             windows = [None if window is None else window // shrink for window in row["windows"]]
-            seen = np.mean([np.asarray(visible(steps, steps, window))[0] for window in windows], axis=0)
+            seen = np.mean([np.asarray(causal_mask(steps, steps, window))[0] for window in windows], axis=0)
             axes = figure.add_subplot(2, len(rows), index + 1)
             axes.imshow(np.ma.masked_equal(seen, 0), cmap="Blues", vmin=0, vmax=1.4)
             axes.set(xticks=[], yticks=[], title=name, **({"ylabel": "queries"} if index == 0 else {}))

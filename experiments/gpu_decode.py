@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from experiments.compiled import traffic
 from jaxgpt.config import GPTConfig
 from jaxgpt.inference.generate import _decode, tokens_per_turn
-from jaxgpt.model.attention import compiling_for
+from jaxgpt.inspect.target import AOT_XLA_FLAGS, FOR_PALLAS, h200
 from jaxgpt.model.gpt import GPT, abstract_model, num_parameters
-from jaxgpt.training.target import AS_IT_IS, FOR_PALLAS, h200
+from jaxgpt.ops.attention import compiling_for
 
 
 class Row(NamedTuple):
@@ -63,7 +63,7 @@ def decode_facts(row: Row, new_tokens: int = 512) -> dict[str, Any]:
         given = (*on_device((model, logits, cache)), key, 1.0, None, -1)
         lowered = _decode.lower(*given, count=new_tokens, top_k=None, greedy=True, fused=row.fused)
         tokens = tokens_per_turn()
-    compiled = lowered.compile(AS_IT_IS)
+    compiled = lowered.compile(AOT_XLA_FLAGS)
     moved = traffic(compiled.as_text(), one_turn=True)
     least = 2 * num_parameters(model) + sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(cache))
     return {

@@ -22,12 +22,12 @@ import tyro
 
 from experiments import gpu_decode
 from experiments.compiled import facts
-from jaxgpt.model.attention import compiling_for
+from jaxgpt.inspect.target import AOT_XLA_FLAGS, h200, missing
 from jaxgpt.model.loss import GPU_CHUNK
+from jaxgpt.ops.attention import compiling_for
+from jaxgpt.parallel.sharding import bytes_per_device, make_mesh
 from jaxgpt.training.config import MeshConfig, TrainConfig
-from jaxgpt.training.sharding import bytes_per_device, make_mesh
 from jaxgpt.training.step import abstract_batch, abstract_state, make_step
-from jaxgpt.training.target import AS_IT_IS, h200, missing
 
 REPORT = Path(__file__).parent / "results" / "gpu_report.json"
 
@@ -111,7 +111,7 @@ def train_step_facts(row: Row) -> dict[str, Any]:
     mesh = make_mesh(config.mesh, h200(math.prod(row.mesh)))
     state = abstract_state(config, mesh)
     with compiling_for("cuda"):
-        compiled = make_step(config, mesh).lower(state, abstract_batch(config, mesh)).compile(AS_IT_IS)
+        compiled = make_step(config, mesh).lower(state, abstract_batch(config, mesh)).compile(AOT_XLA_FLAGS)
     logits = {int(n) for n in re.findall(rf"f32\[(\d+),{config.model.padded_vocab_size}\]", compiled.as_text())}
     return {
         "batch": row.batch,

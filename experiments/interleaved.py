@@ -1,11 +1,13 @@
 """Two programs timed in turns, so that a machine whose speed drifts cannot favour one of them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 
 Program = Callable[[], object]
+Side = TypeVar("Side")
 Seconds = tuple[float, float]
 """By the clock, and of all threads."""
 
@@ -40,11 +42,16 @@ def times_as_fast(other: Program, baseline: Program, rounds: int) -> dict[str, f
 def in_turns(one: Program, other: Program, rounds: int) -> tuple[list[Seconds], list[Seconds]]:
     """The seconds of each round of both, in the order ABBA."""
     spent: dict[Program, list[Seconds]] = {one: [], other: []}
-    for turn in range(rounds):
-        for program in (one, other) if turn % 2 == 0 else (other, one):
-            time.sleep(REST)
-            spent[program].append(seconds(program))
+    for program in turns(one, other, rounds):
+        time.sleep(REST)
+        spent[program].append(seconds(program))
     return spent[one], spent[other]
+
+
+def turns(one: Side, other: Side, rounds: int) -> Iterator[Side]:
+    """Each of both once a round, in the order ABBA."""
+    for turn in range(rounds):
+        yield from (one, other) if turn % 2 == 0 else (other, one)
 
 
 def seconds(program: Program) -> Seconds:

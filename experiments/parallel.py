@@ -22,14 +22,14 @@ import tyro
 
 from experiments import evidence
 from experiments.variants import SIZES
-from jaxgpt.data import Batches, placed, prepare
-from jaxgpt.model.flops import flops_per_token
+from jaxgpt.data import Batches, device_put_batch, prepare
+from jaxgpt.inspect.collectives import by_kind, collectives, wire_bytes
+from jaxgpt.inspect.flops import flops_per_token
+from jaxgpt.inspect.hardware import overlapped
 from jaxgpt.model.gpt import abstract_model, named_parameters, num_parameters
-from jaxgpt.training.cluster import connect
-from jaxgpt.training.collectives import by_kind, collectives, wire_bytes
+from jaxgpt.parallel.sharding import batch_sharding, bytes_per_device, cut_axis, make_mesh
+from jaxgpt.runtime.processes import connect
 from jaxgpt.training.config import Cluster, MeshConfig, TrainConfig
-from jaxgpt.training.hardware import overlapped
-from jaxgpt.training.sharding import batch_sharding, bytes_per_device, cut_axis, make_mesh
 from jaxgpt.training.step import abstract_state, compile_step, initial_state
 
 DEVICES, PROCESSES = 8, 2
@@ -84,9 +84,9 @@ def trained(config: TrainConfig) -> dict[str, Any]:
     batches = Batches(data.train, config.batch_size, length, config.seed)
     rows, shape = batch_sharding(mesh), (config.batch_size, length + 1)
     state, losses = initial_state(config, mesh), []
-    compiled, _ = compile_step(config, mesh, state, placed(batches(0).__getitem__, shape, rows))
+    compiled, _ = compile_step(config, mesh, state, device_put_batch(batches(0).__getitem__, shape, rows))
     for number in range(config.steps):
-        state, metrics = compiled(state, placed(batches(number).__getitem__, shape, rows))
+        state, metrics = compiled(state, device_put_batch(batches(number).__getitem__, shape, rows))
         losses.append(float(metrics.loss))
     sent = collectives(compiled.as_text())
     return {

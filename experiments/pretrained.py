@@ -21,7 +21,7 @@ import tyro
 from experiments import evidence, short_run
 from experiments.variants import SIZES
 from jaxgpt.data import TokenData, Tokenizer, prepare
-from jaxgpt.inference.evaluate import evaluate, split_tokens
+from jaxgpt.evaluation.evaluate import evaluate, split_tokens
 from jaxgpt.inference.generate import generate
 from jaxgpt.loading import load, load_tokenizer
 from jaxgpt.model.gpt import GPT, num_parameters

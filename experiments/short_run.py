@@ -10,12 +10,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxgpt.data import Batches, TokenData, fixed_batches
+from jaxgpt.data import Batches, TokenData, eval_batches
 from jaxgpt.model.gpt import GPT
+from jaxgpt.parallel.sharding import one_device
+from jaxgpt.runtime.user_cache import programs_folder
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.sharding import one_device
 from jaxgpt.training.step import initial_state, make_step
-from jaxgpt.user_cache import programs_folder
 
 
 def keep_programs() -> None:
@@ -39,7 +39,7 @@ def train(
     if start is not None:
         state = state._replace(model=jax.tree.map(jnp.copy, start))
     batches = Batches(data.train, config.batch_size, config.model.context_length, config.seed)
-    held_back = fixed_batches(data.validation, 4 * config.batch_size, config.model.context_length, config.eval_batches)
+    held_back = eval_batches(data.validation, 4 * config.batch_size, config.model.context_length, config.eval_batches)
     curve: dict[str, Any] = {"tokens": [], "validation": [], "training": []}
     wall, processor, recent = 0.0, 0.0, []
     for done in range(config.steps + 1):
@@ -72,4 +72,4 @@ def _by_position(model: GPT, tokens: Int[Array, "B S"]) -> Float[Array, " T"]:
 
 def whole_validation(config: TrainConfig, data: TokenData) -> Int[np.ndarray, "N B S"]:
     """All of the held-back text, in windows of the context."""
-    return fixed_batches(data.validation, 4 * config.batch_size, config.model.context_length, len(data.validation))
+    return eval_batches(data.validation, 4 * config.batch_size, config.model.context_length, len(data.validation))

@@ -26,7 +26,7 @@ import tyro
 
 from experiments import evidence
 from experiments.interleaved import seconds, times_as_fast
-from jaxgpt.training.host_memory import keep_freed_memory
+from jaxgpt.runtime.host_memory import keep_freed_memory
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch computes on the same GPU
 
@@ -119,7 +119,7 @@ def train_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[st
 def train_row(config: Any, make: Callable[..., Any], arguments: Arguments, *, compiled: bool) -> dict[str, Any]:
     """Both steps from the same weights on the same batches."""
     from experiments import peers
-    from jaxgpt.training.sharding import one_device
+    from jaxgpt.parallel.sharding import one_device
     from jaxgpt.training.step import initial_state
 
     shape = (arguments.steps, config.batch_size, config.model.context_length + 1)
@@ -127,13 +127,13 @@ def train_row(config: Any, make: Callable[..., Any], arguments: Arguments, *, co
     ours, facts = our_step(config)
     theirs = peers.train_step(config, *make(initial_state(config, one_device()).model), compiled=compiled)
     losses = [[step(batch) for batch in batches] for step in (theirs, ours)]
-    apart = max(abs(a - b) / b for a, b in zip(*losses, strict=True))
+    barrier_copies = max(abs(a - b) / b for a, b in zip(*losses, strict=True))
     timed = times_as_fast(lambda: [ours(b) for b in batches], lambda: [theirs(b) for b in batches], arguments.rounds)
     each = timed["seconds"] / arguments.steps
     return {
-        **ratio(timed, void=apart > LOSS_TOLERANCE[config.model.dtype]),
+        **ratio(timed, void=barrier_copies > LOSS_TOLERANCE[config.model.dtype]),
         **per_step(timed, 1 / arguments.steps),
-        "losses_apart": apart,
+        "losses_apart": barrier_copies,
         "tokens_per_second": config.batch_size * config.model.context_length / each,
         **facts,
         "peak_gigabytes_theirs": peers.peak_gigabytes(lambda: theirs(batches[0])),
@@ -223,7 +223,7 @@ def decode_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[s
     """Greedy continuation of a short prompt, beside transformers' with a static cache."""
     from experiments import peers
     from jaxgpt.inference.generate import generate
-    from jaxgpt.training.sharding import one_device
+    from jaxgpt.parallel.sharding import one_device
     from jaxgpt.training.step import initial_state
 
     model = initial_state(config, one_device()).model
@@ -253,7 +253,7 @@ def our_step(config: Any) -> tuple[Callable[[np.ndarray], float], dict[str, Any]
     """One update by jaxgpt, which returns the loss; and what its program took to compile and needs."""
     import jax
 
-    from jaxgpt.training.sharding import one_device
+    from jaxgpt.parallel.sharding import one_device
     from jaxgpt.training.step import abstract_batch, abstract_state, initial_state, make_step, memory_needed
 
     mesh = one_device()
@@ -286,8 +286,8 @@ def utilisation(config: Any, seconds: float) -> dict[str, float]:
     """Model FLOPs per second as parts of the peak of the data sheet, where it is known: causal, and PaLM's count."""
     import jax
 
-    from jaxgpt.model.flops import flops_per_token
-    from jaxgpt.training.hardware import HARDWARE
+    from jaxgpt.inspect.flops import flops_per_token
+    from jaxgpt.inspect.hardware import HARDWARE
 
     tokens = config.batch_size * config.model.context_length
     done = {

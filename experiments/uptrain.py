@@ -20,7 +20,7 @@ from typing import Any
 
 import tyro
 
-from converters.surgery import operate
+from converters.adapt import adapt_weights
 from experiments import evidence, short_run
 from experiments.variants import SHAKESPEARE, SIZES
 from jaxgpt.data import TokenData, prepare
@@ -63,7 +63,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
             for way in ("text", "distilled", "scratch") if "kv_init" not in changes else ("text",):
                 if name == "unchanged" and way != "text":
                     continue
-                this = dataclasses.replace(config, model=operate(baseline, **changes).config, seed=1000 + seed)
+                this = dataclasses.replace(config, model=adapt_weights(baseline, **changes).config, seed=1000 + seed)
                 path = folder / f"{name}-{way}-{seed}"
                 found.setdefault(f"{name}, {way}", []).append(kept_run(path, this, data, baseline, changes, way))
     result = {
@@ -119,7 +119,7 @@ def kept_run(
     """The curve of a run: read where it is finished, else made."""
 
     def make() -> dict[str, Any]:
-        start = None if way == "scratch" else operate(baseline, **changes)
+        start = None if way == "scratch" else adapt_weights(baseline, **changes)
         _, curve = short_run.train(config, data, start=start, teacher=baseline if way == "distilled" else None)
         print(f"{path.name}: {curve['validation'][0]:.4f} -> {curve['validation'][-1]:.4f}", flush=True)
         return curve

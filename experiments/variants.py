@@ -26,8 +26,8 @@ from experiments.interleaved import Program, times_as_fast
 from jaxgpt.config import GPTConfig
 from jaxgpt.data import TokenData, prepare
 from jaxgpt.inference.generate import generate
+from jaxgpt.parallel.sharding import one_device
 from jaxgpt.training.config import DataConfig, OptimizerConfig, TrainConfig
-from jaxgpt.training.sharding import one_device
 from jaxgpt.training.step import initial_state, make_step
 
 

@@ -24,11 +24,11 @@ from converters.report import cache_bytes
 from experiments import evidence, short_run
 from experiments.interleaved import seconds
 from jaxgpt.config import Backend, GPTConfig
-from jaxgpt.model.attention import on_gpu
 from jaxgpt.model.cache import Cache, LayerCache, slots
 from jaxgpt.model.gpt import GPT
+from jaxgpt.ops.attention import on_gpu
+from jaxgpt.parallel.sharding import one_device
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.sharding import one_device
 from jaxgpt.training.step import abstract_batch, abstract_state, initial_state, make_step
 
 WINDOW = 256

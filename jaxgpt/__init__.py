@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxgpt.config import GPTConfig
-    from jaxgpt.inference.evaluate import evaluate
+    from jaxgpt.evaluation.evaluate import evaluate
     from jaxgpt.inference.generate import generate
     from jaxgpt.loading import load, load_tokenizer
     from jaxgpt.model.gpt import GPT
@@ -18,7 +18,7 @@ __all__ = ["GPT", "GPTConfig", "evaluate", "generate", "load", "load_tokenizer"]
 _HOME = {
     "GPT": "jaxgpt.model.gpt",
     "GPTConfig": "jaxgpt.config",
-    "evaluate": "jaxgpt.inference.evaluate",
+    "evaluate": "jaxgpt.evaluation.evaluate",
     "generate": "jaxgpt.inference.generate",
     "load": "jaxgpt.loading",
     "load_tokenizer": "jaxgpt.loading",

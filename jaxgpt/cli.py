@@ -58,7 +58,7 @@ def _keep_programs() -> None:
     """Have JAX keep what it compiles in the user's cache folder, unless the environment says otherwise: a second start
     of the same command compiles nothing. JAX reads this when it is imported.
     """
-    from jaxgpt.user_cache import programs_folder
+    from jaxgpt.runtime.user_cache import programs_folder
 
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", programs_folder())
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")

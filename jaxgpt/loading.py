@@ -24,18 +24,18 @@ def load(source: str | Path, **config_changes: Any) -> GPT:
         if checkpoints.latest is None:
             raise ValueError(f"{source} has no checkpoint yet; train it first: {resume_command(run.folder)}")
         model = checkpoints.restore_model(run.config.model, checkpoints.latest)
-    return adapted(model, GPTConfig.from_dict(model.config.to_dict() | config_changes))
+    return adapt_weights(model, GPTConfig.from_dict(model.config.to_dict() | config_changes))
 
 
-def adapted(model: GPT, config: GPTConfig) -> GPT:
+def adapt_weights(model: GPT, config: GPTConfig) -> GPT:
     """The model under another config, its weights made to fit. Raises ValueError where they cannot be."""
-    from converters.surgery import operate
+    from converters.adapt import adapt_weights
 
     before, after = model.config.to_dict(), config.to_dict()
-    return operate(model, **{name: value for name, value in after.items() if value != before[name]})
+    return adapt_weights(model, **{name: value for name, value in after.items() if value != before[name]})
 
 
-def load_here(source: str | Path, attention: Backend | None) -> GPT:
+def load_with_backend(source: str | Path, attention: Backend | None) -> GPT:
     """The model of a source with the attention backend of that name, where there is one; else with its own."""
     return load(source) if attention is None else load(source, attention=attention)
 

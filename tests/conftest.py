@@ -19,7 +19,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", True)
 
 # Executes the shape annotations of what is imported from here on.
-install_import_hook(["jaxgpt.model", "jaxgpt.inference"], "beartype.beartype")
+install_import_hook(["jaxgpt.ops", "jaxgpt.model", "jaxgpt.inference", "jaxgpt.evaluation"], "beartype.beartype")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The cache folder of this test session, shared by its workers, in place of the user's. Programs are kept there."""
-    from jaxgpt.user_cache import programs_folder
+    from jaxgpt.runtime.user_cache import programs_folder
 
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"

@@ -21,10 +21,10 @@ import numpy as np
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from jaxgpt.cli import main
+from jaxgpt.parallel.sharding import one_device
+from jaxgpt.runtime.user_cache import cache_folder, programs_folder
 from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.run import read_run
-from jaxgpt.training.sharding import one_device
-from jaxgpt.user_cache import cache_folder, programs_folder
 
 STEPS, EVAL_EVERY = 200, 50
 FLAGS = ("--model.num-layers", "1", "--steps", str(STEPS), "--eval-every", str(EVAL_EVERY), "--sample-tokens", "16")

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import jaxgpt
-from jaxgpt.inference.evaluate import evaluate
+from jaxgpt.evaluation.evaluate import evaluate
 from jaxgpt.model.gpt import named_parameters
 from jaxgpt.training.run import read_run
 from tests.runs import lines, quick_compilation, state

@@ -32,8 +32,8 @@ def main(arguments: list[str]) -> int:
     if chosen.batch_size < 1:
         raise ValueError(f"--batch-size {chosen.batch_size} computes nothing; use at least 1")
     from jaxgpt.data import prepare
-    from jaxgpt.inference.evaluate import evaluate, split_tokens
-    from jaxgpt.loading import load_here, load_tokenizer
+    from jaxgpt.evaluation.evaluate import evaluate, split_tokens
+    from jaxgpt.loading import load_tokenizer, load_with_backend
     from jaxgpt.training.run import is_run, read_run
 
     if chosen.data is not None:
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     else:
         raise ValueError(f"{chosen.source} is not a run of ours, which would know its text: name one by --data")
     tokens, bytes_per_token = split_tokens(data, chosen.split)
-    model = load_here(chosen.source, chosen.attention)
+    model = load_with_backend(chosen.source, chosen.attention)
     found = evaluate(model, tokens, bytes_per_token, chosen.batch_size)
     Console(highlight=False).print(
         f"loss {found.loss:.4f} nats per token  perplexity {found.perplexity:.2f}  "

@@ -48,11 +48,11 @@ def main(arguments: list[str]) -> int:
     if chosen.num_samples < 1:
         raise ValueError(f"--num-samples {chosen.num_samples} asks for nothing; use at least 1")
     from jaxgpt.inference.generate import generate
-    from jaxgpt.loading import load_here, load_tokenizer
+    from jaxgpt.loading import load_tokenizer, load_with_backend
 
     tokenizer = load_tokenizer(chosen.source)
     prompt = tokenizer.encode(chosen.prompt).tolist()
-    model = load_here(chosen.source, chosen.attention)
+    model = load_with_backend(chosen.source, chosen.attention)
     tokens = generate(
         model,
         [prompt] * chosen.num_samples,

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from jaxgpt.inspect.hardware import UTILISATION, Device, Fabric
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.hardware import UTILISATION, Device, Fabric
 
 if TYPE_CHECKING:
-    from jaxgpt.training.plan import Plan
+    from jaxgpt.inspect.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     if chosen.devices < 1:
         raise ValueError(f"--devices {chosen.devices} must be at least 1")
     _prepare(chosen)
-    from jaxgpt.training.plan import make_plan
+    from jaxgpt.inspect.plan import make_plan
 
     console = Console(highlight=False, markup=False, emoji=False)
     with console.status(f"compiling for {chosen.devices} {chosen.device}"):
@@ -50,8 +50,8 @@ def _prepare(chosen: Arguments) -> None:
     """Make the devices. Raises ValueError where they cannot be, or cannot share the batch."""
     import jax
 
-    from jaxgpt.training.sharding import check_batch
-    from jaxgpt.training.target import missing
+    from jaxgpt.inspect.target import missing
+    from jaxgpt.parallel.sharding import check_batch
 
     if chosen.device == "cpu":
         jax.config.update("jax_num_cpu_devices", chosen.devices)
@@ -83,14 +83,14 @@ def _rows(chosen: Arguments, plan: "Plan") -> dict[str, str]:
 
 def _sent(plan: "Plan") -> str:
     """What each device sends in a step, by kind."""
-    from jaxgpt.training.collectives import by_kind, wire_bytes
+    from jaxgpt.inspect.collectives import by_kind, wire_bytes
 
     kinds = [f"{sent.times} {kind} of {_in('B', sent.bytes)} in all" for kind, sent in by_kind(plan.sent).items()]
     return f"{_in('B', wire_bytes(plan.sent))} by each device: {', '.join(kinds)}" if kinds else "nothing"
 
 
 def _prediction(chosen: Arguments, plan: "Plan") -> str:
-    from jaxgpt.training.plan import efficiency
+    from jaxgpt.inspect.plan import efficiency
 
     assert chosen.device != "cpu"
     least, most = efficiency(plan, chosen.device, chosen.fabric)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from jaxgpt.runtime.host_memory import keep_freed_memory
 from jaxgpt.training.config import CORPORA, RUNS, Cluster, TrainConfig
-from jaxgpt.training.host_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     )
     config = _found_anywhere(chosen.config)
     if not resume:
-        if chosen.run is None and chosen.cluster.is_many:
+        if chosen.run is None and chosen.cluster.is_multiprocess:
             raise ValueError("several processes need one name for the run's folder: --run FOLDER")
         folder = chosen.run or Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
         return _start(folder, config, model)
@@ -71,8 +71,8 @@ def _join(flags: list[str]) -> None:
     """Find the other processes, where the flags say that there are any."""
     known = [flag for flag in flags if flag not in ("-h", "--help")]
     cluster = tyro.cli(Cluster, args=known, return_unknown_args=True)[0]
-    if cluster.is_many:
-        from jaxgpt.training.cluster import connect
+    if cluster.is_multiprocess:
+        from jaxgpt.runtime.processes import connect
 
         connect(cluster)
 
@@ -117,22 +117,22 @@ def _resumed_config(folder: Path) -> TrainConfig:
 
 def _start(folder: Path, config: TrainConfig, model: "GPT | None") -> int:
     from jaxgpt.data import prepare
-    from jaxgpt.loading import adapted
-    from jaxgpt.training.cluster import first_does
+    from jaxgpt.loading import adapt_weights
+    from jaxgpt.runtime.processes import on_main_process
     from jaxgpt.training.loop import check_can_train, save_start
     from jaxgpt.training.run import check_is_new, create_run, read_run
 
     mesh = _mesh(config)
-    first_does(lambda: check_is_new(folder))
+    on_main_process(lambda: check_is_new(folder))
     console = _console()
     with console.status(f"reading {config.data.source}"):
         data = prepare(config.data.source, config.data.tokenizer)
     check_can_train(config, data, mesh)
     teacher = _teacher(config)
-    first_does(lambda: create_run(folder, config, data))
+    on_main_process(lambda: create_run(folder, config, data))
     run = read_run(folder)
     if model is not None:
-        save_start(run, adapted(model, config.model), mesh)
+        save_start(run, adapt_weights(model, config.model), mesh)
     return _train(run, data, mesh, console, teacher)
 
 
@@ -140,8 +140,8 @@ def _mesh(config: TrainConfig) -> "Mesh":
     """The devices of all processes. Raises ValueError where they do not fit."""
     import jax
 
-    from jaxgpt.training.cluster import check_equal_hosts
-    from jaxgpt.training.sharding import make_mesh
+    from jaxgpt.parallel.sharding import make_mesh
+    from jaxgpt.runtime.processes import check_equal_hosts
 
     check_equal_hosts(jax.devices())
     return make_mesh(config.mesh)
@@ -164,7 +164,7 @@ def _teacher(config: TrainConfig) -> "GPT | None":
 
 
 def _resume(folder: Path, config: TrainConfig) -> int:
-    from jaxgpt.training.cluster import first_does
+    from jaxgpt.runtime.processes import on_main_process
     from jaxgpt.training.loop import check_can_train
     from jaxgpt.training.run import read_run, reconfigured, write_config
 
@@ -173,15 +173,15 @@ def _resume(folder: Path, config: TrainConfig) -> int:
     data = run.data()
     check_can_train(config, data, mesh)
     teacher = _teacher(config)
-    first_does(lambda: write_config(run))
+    on_main_process(lambda: write_config(run))
     return _train(run, data, mesh, _console(), teacher)
 
 
 def _console() -> Console:
     """Prints what it is given: paths and samples may hold what rich would read as markup. Only one process speaks."""
-    from jaxgpt.training.cluster import is_first
+    from jaxgpt.runtime.processes import is_main_process
 
-    return Console(highlight=False, markup=False, emoji=False, quiet=not is_first())
+    return Console(highlight=False, markup=False, emoji=False, quiet=not is_main_process())
 
 
 def _found_anywhere(config: TrainConfig) -> TrainConfig:
@@ -242,8 +242,8 @@ def _print_header(run: "Run", data: "TokenData", mesh: "Mesh", console: Console)
     import jax
 
     from jaxgpt.model.gpt import abstract_model, num_parameters
-    from jaxgpt.training.cluster import count_hosts
-    from jaxgpt.training.sharding import bytes_per_device
+    from jaxgpt.parallel.sharding import bytes_per_device
+    from jaxgpt.runtime.processes import count_hosts
     from jaxgpt.training.step import abstract_state, describe_attention
 
     config, device = run.config, jax.devices()[0]
@@ -277,7 +277,7 @@ def _counted(number: int, noun: str) -> str:
 def _print_sample(run: "Run", model: "GPT", console: Console) -> None:
     """Write a sample into the run folder and show it."""
     from jaxgpt.inference.generate import generate
-    from jaxgpt.training.cluster import is_first
+    from jaxgpt.runtime.processes import is_main_process
 
     count = run.config.sample_tokens
     if model.config.max_length is not None:
@@ -286,7 +286,7 @@ def _print_sample(run: "Run", model: "GPT", console: Console) -> None:
     prompt = [start] if start is not None else run.tokenizer.encode("\n").tolist()
     tokens = generate(model, [prompt], count, temperature=0.8, seed=run.config.seed, stop_token=start)
     text = run.tokenizer.decode(token for token in tokens[0] if token != start)
-    if is_first():
+    if is_main_process():
         (run.folder / "samples" / f"{run.config.steps}.txt").write_text(text, encoding="utf-8")
     console.rule("sample")
     console.print(text, soft_wrap=True)

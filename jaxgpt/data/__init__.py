@@ -1,6 +1,6 @@
 """Text in, batches of token ids out: tokenizers, corpora, token shards, batches."""
 
-from jaxgpt.data.batches import Batches, fixed_batches, placed
+from jaxgpt.data.batches import Batches, device_put_batch, eval_batches
 from jaxgpt.data.corpus import Corpus, read
 from jaxgpt.data.shards import TokenData, prepare
 from jaxgpt.data.tokenizer import CharTokenizer, GPT2Tokenizer, Tokenizer, from_spec
@@ -12,9 +12,9 @@ __all__ = [
     "GPT2Tokenizer",
     "TokenData",
     "Tokenizer",
-    "fixed_batches",
+    "device_put_batch",
+    "eval_batches",
     "from_spec",
-    "placed",
     "prepare",
     "read",
 ]

@@ -37,12 +37,14 @@ class Batches:
         return _window(self.tokens, shift + window * self.context_length, self.context_length)
 
 
-def placed(read: Callable[[slice], np.ndarray], shape: tuple[int, int], sharding: Sharding) -> Int[Array, "B S"]:
+def device_put_batch(
+    read: Callable[[slice], np.ndarray], shape: tuple[int, int], sharding: Sharding
+) -> Int[Array, "B S"]:
     """A batch on its devices; `read` is asked for the rows of this process's devices and no others."""
     return jax.make_array_from_callback(shape, sharding, lambda index: read(index[0] if index else slice(None)))
 
 
-def fixed_batches(tokens: np.ndarray, batch_size: int, context_length: int, count: int) -> Int[np.ndarray, "N B T+1"]:
+def eval_batches(tokens: np.ndarray, batch_size: int, context_length: int, count: int) -> Int[np.ndarray, "N B T+1"]:
     """At most `count` batches, spread evenly from the first token to the last; they overlap only in a short text."""
     _check_length(tokens, context_length)
     last = len(tokens) - context_length - 1

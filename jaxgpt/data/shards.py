@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxgpt.data.corpus import Corpus, read
 from jaxgpt.data.tokenizer import CharTokenizer, GPT2Tokenizer, Tokenizer, from_spec
-from jaxgpt.user_cache import cache_folder
+from jaxgpt.runtime.user_cache import cache_folder
 
 FORMAT = 1
 HELD_BACK = 0.1

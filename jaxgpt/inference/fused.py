@@ -5,23 +5,23 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.inference import kernels
-from jaxgpt.model.attention import on_gpu
 from jaxgpt.model.cache import Cache, LayerCache, write
-from jaxgpt.model.frugal import FEWEST_ROWS, arrived, with_rows
 from jaxgpt.model.gpt import GPT, Block
 from jaxgpt.model.rotary import turns
+from jaxgpt.ops import decode_kernels as kernels
+from jaxgpt.ops.attention import on_gpu
+from jaxgpt.ops.frugal import MIN_GEMM_ROWS, pad_rows, residual_update
 
 
 def extend(model: GPT, tokens: Int[Array, " B"], cache: Cache) -> tuple[Float[Array, "B V"], Cache]:
     """What GPT.extend returns, within rounding. `check` has refused what the kernels cannot do."""
     position = cache.length
-    x, layers = model.embedded(tokens[:, None], position[:, None])[:, 0], []
+    x, layers = model.embed_tokens(tokens[:, None], position[:, None])[:, 0], []
     apply = _few if len(tokens) <= kernels.MOST_ROWS else _many
     for block, layer in zip(model.blocks, cache.layers, strict=True):
         x, layer = apply(block, x, position, layer)
         layers.append(layer)
-    logits = model.logits(with_rows(model.norm(x), FEWEST_ROWS)[:, None])[: len(tokens), 0]
+    logits = model.logits(pad_rows(model.norm(x), MIN_GEMM_ROWS)[:, None])[: len(tokens), 0]
     return logits, Cache(tuple(layers), position + 1)
 
 
@@ -42,8 +42,8 @@ def _many(
     """A block by matrix products, but for attention: with many texts the cache is most of what is read."""
     q, k, v = (heads[:, 0] for heads in block.attn.project(block.attn_norm(x)[:, None], position[:, None]))
     cache = write(cache, k, v, position)
-    x = x + arrived(block.attn.out(_attended(block, q, position, cache)))
-    return x + arrived(block.mlp(block.mlp_norm(x)[:, None])[:, 0]), cache
+    x = x + residual_update(block.attn.out(_attended(block, q, position, cache)))
+    return x + residual_update(block.mlp(block.mlp_norm(x)[:, None])[:, 0]), cache
 
 
 def _attended(

@@ -10,10 +10,10 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.inference.weights import for_decoding
-from jaxgpt.model.attention import on_gpu
+from jaxgpt.inference.weights import cast_for_inference
 from jaxgpt.model.cache import Cache
 from jaxgpt.model.gpt import GPT
+from jaxgpt.ops.attention import on_gpu
 
 Prompts = Int[Array | np.ndarray, "B T"] | Sequence[Sequence[int]]
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -91,7 +91,7 @@ def _decode(
         if greedy:
             return logits.argmax(axis=-1)
         below = logits - logits.max(axis=-1, keepdims=True)  # a low temperature must not overflow
-        kept = nucleus(top(below / temperature, top_k), top_p)
+        kept = top_p_mask(top(below / temperature, top_k), top_p)
         return jax.random.categorical(jax.random.fold_in(key, step), kept)
 
     def choose(step: Array, logits: Array, stopped: Array, out: Array) -> tuple[Array, Array]:
@@ -110,7 +110,7 @@ def _decode(
         return state
 
     extend = _extend(fused=fused)
-    model, rows = for_decoding(model), logits.shape[0]
+    model, rows = cast_for_inference(model), logits.shape[0]
     out = jnp.full((rows, count), stop_token, jnp.int32)
     stopped, out = choose(jnp.int32(0), logits, jnp.zeros(rows, bool), out)
     _, _, out, cache = jax.lax.while_loop(going, advance, (jnp.int32(1), stopped, out, cache))
@@ -141,7 +141,7 @@ def top(logits: Float[Array, "B V"], k: int | None) -> Float[Array, "B V"]:
     return jnp.where(logits >= least, logits, -jnp.inf)
 
 
-def nucleus(logits: Float[Array, "B V"], p: Scalar | None) -> Float[Array, "B V"]:
+def top_p_mask(logits: Float[Array, "B V"], p: Scalar | None) -> Float[Array, "B V"]:
     """Keep the likeliest tokens of each row until their probabilities reach p; the others become impossible."""
     if p is None:
         return logits

@@ -5,12 +5,12 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxgpt.model.frugal import barrier
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import Linear
+from jaxgpt.ops.frugal import barrier
 
 
-def for_decoding(model: GPT) -> GPT:
+def cast_for_inference(model: GPT) -> GPT:
     """The same model, its matrices in the type it computes in, and the output table apart from the embedding's.
 
     Else the loop reads them in float32 and casts them at every turn. Embeddings stay in float32: few rows are read.

@@ -35,7 +35,7 @@ def slots(config: GPTConfig, capacity: int) -> tuple[int, ...]:
     return tuple(capacity if window is None else min(window, capacity) for window in config.windows)
 
 
-def remembered(
+def cache_from_prefill(
     k: Float[Array, "B T K H"], v: Float[Array, "B T K H"], length: Int[Array, " B"], slots: int
 ) -> LayerCache:
     """The newest tokens of texts that end after `length`. What follows there is padding, and is not kept."""

@@ -11,12 +11,12 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.attention import BACKENDS, DECODERS, Keys, Queries, choose, on_gpu, target_platform
-from jaxgpt.model.cache import Cache, LayerCache, remembered, slots, write
-from jaxgpt.model.frugal import FEWEST_ROWS, apart, arrived, keeping_its_input, with_rows
-from jaxgpt.model.layers import Draws, LayerNorm, Linear, RandomKeys, dropout, fold_keys, split_keys
-from jaxgpt.model.remat import Ready, Remat, as_it_is, recomputed
+from jaxgpt.model.cache import Cache, LayerCache, cache_from_prefill, slots, write
+from jaxgpt.model.layers import DropoutKeys, LayerNorm, Linear, PRNGSequence, dropout, fold_keys, split_keys
+from jaxgpt.model.remat import Ready, Remat, checkpoint_block, identity
 from jaxgpt.model.rotary import rotate
+from jaxgpt.ops.attention import BACKENDS, DECODERS, Keys, Queries, choose, on_gpu, target_platform
+from jaxgpt.ops.frugal import MIN_GEMM_ROWS, barrier_copies, pad_rows, recompute_in_backward, residual_update
 
 INIT_STDDEV = 0.02
 POSITION_STDDEV = 0.01
@@ -31,7 +31,7 @@ ACTIVATIONS = {
 class Attention(nnx.Module):
     """Multi-head causal attention; rotary positions, grouped heads and a window are switches."""
 
-    def __init__(self, config: GPTConfig, layer: int, *, rngs: nnx.Rngs | Draws) -> None:
+    def __init__(self, config: GPTConfig, layer: int, *, rngs: nnx.Rngs | PRNGSequence) -> None:
         width, heads, kv_heads, size = config.d_model, config.num_heads, config.kv_heads, config.head_dim
         self.query = Linear((width,), (heads, size), stddev=INIT_STDDEV, bias=config.bias, rngs=rngs)
         self.key = Linear((width,), (kv_heads, size), stddev=INIT_STDDEV, bias=config.bias, rngs=rngs)
@@ -42,13 +42,13 @@ class Attention(nnx.Module):
         self.scale = size**-0.5 / (layer + 1 if config.scale_attention_by_layer else 1)
 
     def __call__(
-        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: RandomKeys = None
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: DropoutKeys = None
     ) -> Float[Array, "B T D"]:
         """Attend within the text."""
         return self.read(x, positions, keys)[0]
 
     def read(
-        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: RandomKeys = None
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: DropoutKeys = None
     ) -> tuple[Float[Array, "B T D"], Keys, Keys]:
         """The same, with the text's keys and values."""
         q, k, v = self.project(x, positions)
@@ -61,11 +61,11 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "R 1 D"], LayerCache]:
         """One token more of each text, which attends to the cache and to itself. Rows past B are idle."""
         rows = position.shape[0]
-        q, k, v = (heads[:rows] for heads in self.project(x, with_rows(position[:, None], x.shape[0])))
+        q, k, v = (heads[:rows] for heads in self.project(x, pad_rows(position[:, None], x.shape[0])))
         cache = write(cache, k[:, 0], v[:, 0], position)
         decode = DECODERS["cudnn" if self.config.attention == "cudnn" else "xla"]
         seen = jnp.minimum(position + 1, cache.key.shape[1])
-        return self.out(with_rows(decode(q, cache.key, cache.value, seen, scale=self.scale), x.shape[0])), cache
+        return self.out(pad_rows(decode(q, cache.key, cache.value, seen, scale=self.scale), x.shape[0])), cache
 
     def backend(self, length: int, rate: float = 0.0) -> str:
         """The name of the backend that runs on a text of `length` tokens here."""
@@ -82,7 +82,9 @@ class Attention(nnx.Module):
 
     def project(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"]) -> tuple[Queries, Keys, Keys]:
         """Queries, keys and values; queries and keys are turned where positions are rotary."""
-        q, k, v = (project(x) for project, x in zip((self.query, self.key, self.value), apart(x, 3), strict=True))
+        q, k, v = (
+            project(x) for project, x in zip((self.query, self.key, self.value), barrier_copies(x, 3), strict=True)
+        )
         if self.config.position == "rotary":
             q, k = (rotate(heads, positions, self.config.rope_theta) for heads in (q, k))
         return q, k, v
@@ -91,20 +93,20 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """Two linear maps with a nonlinearity between."""
 
-    def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs | Draws) -> None:
+    def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs | PRNGSequence) -> None:
         width, wide = config.d_model, config.mlp_width
         self.up = Linear((width,), (wide,), stddev=INIT_STDDEV, bias=config.bias, rngs=rngs)
         self.down = Linear((wide,), (width,), stddev=residual_stddev(config), bias=config.bias, rngs=rngs)
         self.activation = config.activation
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        return self.down(keeping_its_input(ACTIVATIONS[self.activation])(self.up(x)))
+        return self.down(recompute_in_backward(ACTIVATIONS[self.activation])(self.up(x)))
 
 
 class Block(nnx.Module):
     """Pre-norm residual block."""
 
-    def __init__(self, config: GPTConfig, layer: int, *, rngs: nnx.Rngs | Draws) -> None:
+    def __init__(self, config: GPTConfig, layer: int, *, rngs: nnx.Rngs | PRNGSequence) -> None:
         self.attn_norm = layer_norm(config)
         self.attn = Attention(config, layer, rngs=rngs)
         self.mlp_norm = layer_norm(config)
@@ -112,18 +114,18 @@ class Block(nnx.Module):
         self.rate = config.dropout
 
     def __call__(
-        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: RandomKeys = None
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: DropoutKeys = None
     ) -> Float[Array, "B T D"]:
         return self.read(x, positions, keys)[0]
 
     def read(
-        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: RandomKeys = None
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], keys: DropoutKeys = None
     ) -> tuple[Float[Array, "B T D"], Keys, Keys]:
         """The same, with the text's keys and values."""
         weights, first, second = split_keys(keys, 3)
         mixed, k, v = self.attn.read(self.attn_norm(x), positions, weights)
-        x = x + dropout(arrived(mixed), self.rate, first)
-        return x + dropout(arrived(self.mlp(self.mlp_norm(x))), self.rate, second), k, v
+        x = x + dropout(residual_update(mixed), self.rate, first)
+        return x + dropout(residual_update(self.mlp(self.mlp_norm(x))), self.rate, second), k, v
 
     def extend(
         self, x: Float[Array, "R 1 D"], position: Int[Array, " B"], cache: LayerCache
@@ -138,7 +140,7 @@ class GPT(nnx.Module):
     """A stack of blocks between an embedding table and its transpose."""
 
     def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs) -> None:
-        draws = Draws(rngs)
+        draws = PRNGSequence(rngs)
         self.embed = nnx.Param(vocabulary_table(config, draws))
         self.position = nnx.Param(position_table(config, draws)) if config.position == "learned" else None
         self.blocks = nnx.List([Block(config, layer, rngs=draws) for layer in range(config.num_layers)])
@@ -147,7 +149,7 @@ class GPT(nnx.Module):
         draws.end()
         self.config = config
 
-    def __call__(self, tokens: Int[Array, "B T"], keys: RandomKeys = None) -> Float[Array, "B T V"]:
+    def __call__(self, tokens: Int[Array, "B T"], keys: DropoutKeys = None) -> Float[Array, "B T V"]:
         """Logits of the next token at every position. With keys, dropout.
 
         Raises ValueError where the text is longer than the model can read.
@@ -155,13 +157,13 @@ class GPT(nnx.Module):
         return self.logits(self.hidden(tokens, keys))
 
     def hidden(
-        self, tokens: Int[Array, "B T"], keys: RandomKeys = None, *, ready: Ready = as_it_is, remat: Remat = "none"
+        self, tokens: Int[Array, "B T"], keys: DropoutKeys = None, *, ready: Ready = identity, remat: Remat = "none"
     ) -> Float[Array, "B T D"]:
         """What the head reads: the residual stream after the last LayerNorm."""
         self.config.check_length(tokens.shape[1])
         embed_keys, blocks_keys = split_keys(keys, 2)
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
-        x = dropout(self.embedded(tokens, positions), self.config.dropout, embed_keys)
+        x = dropout(self.embed_tokens(tokens, positions), self.config.dropout, embed_keys)
         scan = self.config.scan_layers
         return self.norm(run(self.blocks, x, positions, blocks_keys, scan=scan, ready=ready, remat=remat))
 
@@ -174,24 +176,24 @@ class GPT(nnx.Module):
         Raises ValueError where the model cannot read so long a text.
         """
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
-        x, layers = self.embedded(tokens, positions), []
+        x, layers = self.embed_tokens(tokens, positions), []
         for block, kept in zip(self.blocks, slots(self.config, capacity), strict=True):
             x, k, v = block.read(x, positions)
-            layers.append(remembered(k, v, length, kept))
+            layers.append(cache_from_prefill(k, v, length, kept))
         last = jnp.take_along_axis(x, length[:, None, None] - 1, axis=1)
         return self.logits(self.norm(last))[:, 0], Cache(tuple(layers), length)
 
     def extend(self, tokens: Int[Array, " B"], cache: Cache) -> tuple[Float[Array, "B V"], Cache]:
         """Read one token more of each text. Returns the logits after it. `read` has checked that it fits."""
-        x, layers = arrived(self.embedded(tokens[:, None], cache.length[:, None])), []
+        x, layers = residual_update(self.embed_tokens(tokens[:, None], cache.length[:, None])), []
         if on_gpu():
-            x = with_rows(x, FEWEST_ROWS)
+            x = pad_rows(x, MIN_GEMM_ROWS)
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             x, layer = block.extend(x, cache.length, layer)
             layers.append(layer)
         return self.logits(self.norm(x))[: len(tokens), 0], Cache(tuple(layers), cache.length + 1)
 
-    def embedded(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    def embed_tokens(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """The token's row of the table, plus the position's where positions are learned."""
         x = self.embed[...][tokens]  # gathered in float32: its gradient is a sum over occurrences
         if self.position is not None:
@@ -214,10 +216,10 @@ def run(
     blocks: Sequence[Block],
     x: Float[Array, "B T D"],
     positions: Int[Array, "B T"],
-    keys: RandomKeys,
+    keys: DropoutKeys,
     *,
     scan: bool,
-    ready: Ready = as_it_is,
+    ready: Ready = identity,
     remat: Remat = "none",
 ) -> Float[Array, "B T D"]:
     """Apply the blocks in order. Whatever the strategy, the same numbers.
@@ -227,10 +229,10 @@ def run(
     they are used, and `remat` says what the backward pass computes again.
     """
 
-    def apply(block: Block, x: Array, positions: Array, keys: RandomKeys, layer: int | Array) -> Array:
+    def apply(block: Block, x: Array, positions: Array, keys: DropoutKeys, layer: int | Array) -> Array:
         return ready(block)(x, positions, fold_keys(keys, layer))
 
-    apply = recomputed(apply, remat)
+    apply = checkpoint_block(apply, remat)
     if isinstance(x, jax.core.Tracer):  # operation by operation, all blocks use the same programs anyway
         apply = jax.jit(apply)
 
@@ -270,12 +272,12 @@ def residual_stddev(config: GPTConfig) -> float:
     return INIT_STDDEV * (2 * config.num_layers) ** -0.5
 
 
-def position_table(config: GPTConfig, rngs: Draws) -> Float[Array, "T D"]:
+def position_table(config: GPTConfig, rngs: PRNGSequence) -> Float[Array, "T D"]:
     """A row for each position."""
     return POSITION_STDDEV * jax.random.normal(rngs.params(), (config.context_length, config.d_model))
 
 
-def vocabulary_table(config: GPTConfig, rngs: Draws) -> Float[Array, "V D"]:
+def vocabulary_table(config: GPTConfig, rngs: PRNGSequence) -> Float[Array, "V D"]:
     """A row for each token; the padding rows are zero and stay so, since their gradient is zero."""
     table = INIT_STDDEV * jax.random.normal(rngs.params(), (config.vocab_size, config.d_model))
     return jnp.pad(table, ((0, config.padded_vocab_size - config.vocab_size), (0, 0)))

@@ -9,14 +9,14 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Key, Shaped
 
-from jaxgpt.model.frugal import layer_norm
+from jaxgpt.ops.frugal import layer_norm
 
-RandomKeys = Key[Array, " B"] | None
+DropoutKeys = Key[Array, " B"] | None
 """A random key for each sequence, so that what is dropped does not depend on where or beside which others it is
 computed. None: nothing is dropped."""
 
 
-class Draws:
+class PRNGSequence:
     """The keys that `rngs.params()` gives, in the same order, counted outside of what is traced.
 
     Where a model is traced, nnx's own count takes three quarters of the time (gpt2-large: 3.2 of 4.3 seconds).
@@ -40,7 +40,7 @@ class Linear(nnx.Module):
     """y = x W + b, over one or more input and output axes."""
 
     def __init__(
-        self, into: tuple[int, ...], out: tuple[int, ...], *, stddev: float, bias: bool, rngs: nnx.Rngs | Draws
+        self, into: tuple[int, ...], out: tuple[int, ...], *, stddev: float, bias: bool, rngs: nnx.Rngs | PRNGSequence
     ) -> None:
         self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (*into, *out)))
         self.bias = nnx.Param(jnp.zeros(out)) if bias else None
@@ -73,7 +73,7 @@ def spread(parameter: Float[Array, "..."], ndim: int) -> Float[Array, "..."]:
     return parameter.reshape((1,) * (ndim - parameter.ndim) + parameter.shape)
 
 
-def dropout(x: Float[Array, "B ..."], rate: float, keys: RandomKeys) -> Float[Array, "B ..."]:
+def dropout(x: Float[Array, "B ..."], rate: float, keys: DropoutKeys) -> Float[Array, "B ..."]:
     """Zero each element with probability `rate` and scale up the rest. No keys, no dropout."""
     if keys is None or rate == 0.0:
         return x
@@ -81,11 +81,11 @@ def dropout(x: Float[Array, "B ..."], rate: float, keys: RandomKeys) -> Float[Ar
     return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
 
 
-def split_keys(keys: RandomKeys, count: int) -> Shaped[Array, "C B"] | tuple[None, ...]:
+def split_keys(keys: DropoutKeys, count: int) -> Shaped[Array, "C B"] | tuple[None, ...]:
     """`count` independent keys for each key."""
     return (None,) * count if keys is None else jax.vmap(partial(jax.random.split, num=count), out_axes=1)(keys)
 
 
-def fold_keys(keys: RandomKeys, number: int | Array) -> RandomKeys:
+def fold_keys(keys: DropoutKeys, number: int | Array) -> DropoutKeys:
     """Another key for each key and number."""
     return None if keys is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)

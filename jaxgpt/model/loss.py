@@ -10,10 +10,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxgpt.model.attention import on_gpu
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.layers import RandomKeys
-from jaxgpt.model.remat import Ready, as_it_is
+from jaxgpt.model.layers import DropoutKeys
+from jaxgpt.model.remat import Ready, identity
+from jaxgpt.ops.attention import on_gpu
 
 CHUNK = 512
 """Tokens whose logits exist at once: at a vocabulary of 50304 they take 103 MB in float32, not gigabytes."""
@@ -23,7 +23,7 @@ GPU_CHUNK = 8192
 
 
 def next_token_loss(
-    model: GPT, tokens: Int[Array, "B S"], keys: RandomKeys = None, **strategy: Any
+    model: GPT, tokens: Int[Array, "B S"], keys: DropoutKeys = None, **strategy: Any
 ) -> Float[Array, ""]:
     """Mean loss in nats per token of predicting tokens[:, 1:] from tokens[:, :-1]. With keys, dropout.
 
@@ -49,9 +49,9 @@ def distillation_loss(
     teacher: GPT,
     model: GPT,
     tokens: Int[Array, "B S"],
-    keys: RandomKeys = None,
+    keys: DropoutKeys = None,
     *,
-    teacher_ready: Ready = as_it_is,
+    teacher_ready: Ready = identity,
     **strategy: Any,
 ) -> Float[Array, ""]:
     """Mean KL divergence of the model's next-token distribution from the teacher's (Hinton et al. 2015, section 2).
@@ -128,10 +128,14 @@ ChunkLoss = tuple[Float[Array, ""], Float[Array, "M D"], Float[Array, "V D"]]
 
 def _form(vocab_size: int) -> tuple[Callable[..., ChunkLoss], int | None, int]:
     """How a chunk is computed, how many rows of the table it takes (None: all), and how many tokens it has."""
-    return (partial(by_mask, vocab_size=vocab_size), None, GPU_CHUNK) if on_gpu() else (by_rows, vocab_size, CHUNK)
+    return (
+        (partial(chunk_loss_gpu, vocab_size=vocab_size), None, GPU_CHUNK)
+        if on_gpu()
+        else (chunk_loss_cpu, vocab_size, CHUNK)
+    )
 
 
-def by_rows(x: Array, targets: Array, table: Array) -> ChunkLoss:
+def chunk_loss_cpu(x: Array, targets: Array, table: Array) -> ChunkLoss:
     """For CPUs. The gradient by the logits, softmax - onehot, is never made; the table has no rows of padding.
 
     What it is multiplied with is split: the softmax part is a product with the exponents, which the loss needs anyway,
@@ -155,7 +159,7 @@ def by_rows(x: Array, targets: Array, table: Array) -> ChunkLoss:
     return loss, d_x.astype(x.dtype), d_table.at[targets].add(-jnp.where(real[:, None], x, 0))
 
 
-def by_mask(x: Array, targets: Array, table: Array, vocab_size: int) -> ChunkLoss:
+def chunk_loss_gpu(x: Array, targets: Array, table: Array, vocab_size: int) -> ChunkLoss:
     """For GPUs. softmax - onehot is made, in x's type, by comparing each column's number with the target.
 
     Rows added to the table's gradient would be atomic writes and a pass over it; the mask costs nothing. Logits are

@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import GPT, abstract_model, path_name
+from jaxgpt.parallel.sharding import one_device, parameter_specs, shardings
 from jaxgpt.training.checksum import checksums
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.sharding import one_device, parameter_specs, shardings
 from jaxgpt.training.step import TrainState, abstract_state
 
 Items = dict[str, dict[str, Any]]

@@ -114,7 +114,7 @@ class Cluster:
             )
 
     @property
-    def is_many(self) -> bool:
+    def is_multiprocess(self) -> bool:
         return self.distributed or self.coordinator is not None
 
 

@@ -16,18 +16,18 @@ from jax import Array
 from jax.sharding import Mesh
 from rich.console import Console
 
-from jaxgpt.data import Batches, TokenData, fixed_batches, placed
+from jaxgpt.data import Batches, TokenData, device_put_batch, eval_batches
 from jaxgpt.model.gpt import GPT
+from jaxgpt.parallel.sharding import check_batch, shard
+from jaxgpt.parallel.value_and_grad import batch_loss
+from jaxgpt.runtime.host_memory import LARGEST_KEPT, return_freed_memory
+from jaxgpt.runtime.processes import all_stop_after
+from jaxgpt.runtime.signals import stop_signals
+from jaxgpt.runtime.watchdog import peer_watchdog
 from jaxgpt.training.checkpoint import Checkpoints, SaveFailed
-from jaxgpt.training.cluster import all_stop_after
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.heartbeat import ends_with_the_others
-from jaxgpt.training.host_memory import LARGEST_KEPT, return_freed_memory
 from jaxgpt.training.metrics import BadNumbers, Reporter
-from jaxgpt.training.parallel import batch_loss
 from jaxgpt.training.run import Run, resume_command
-from jaxgpt.training.sharding import check_batch, on_mesh
-from jaxgpt.training.signals import stop_signals
 from jaxgpt.training.step import (
     Metrics,
     TrainState,
@@ -74,30 +74,32 @@ def train(run: Run, data: TokenData, mesh: Mesh, console: Console, teacher: GPT 
     cure = f"whole checkpoints are kept, start all processes again with {resume_command(run.folder)}"
     with (
         Checkpoints(run.checkpoints, config.keep_checkpoints, config.keep_every) as checkpoints,
-        ends_with_the_others(cure),
+        peer_watchdog(cure),
     ):
-        state, program = _started(run, data, mesh, console, checkpoints, teacher)
+        state, program = _setup(run, data, mesh, console, checkpoints, teacher)
         rewinds = 0
         while int(state.step) < config.steps:
             try:
-                state = _advance(state, run, program, checkpoints, console)
+                state = _train_until(state, run, program, checkpoints, console)
             except BadNumbers as bad:
                 if config.on_nonfinite != "rewind" or rewinds == MOST_REWINDS:
                     raise
                 rewinds += 1
-                state = _rewound(bad, run, checkpoints, mesh, console)
+                state = _roll_back(bad, run, checkpoints, mesh, console)
         with _as_configured(config, console):
             checkpoints.wait()
     return state.model
 
 
-def _advance(state: TrainState, run: Run, program: Program, checkpoints: Checkpoints, console: Console) -> TrainState:
+def _train_until(
+    state: TrainState, run: Run, program: Program, checkpoints: Checkpoints, console: Console
+) -> TrainState:
     """Take the state to the last step of the config."""
-    config, start, passed_over = run.config, int(state.step), int(state.passed_over)
+    config, start, data_offset = run.config, int(state.step), int(state.data_offset)
     late = None
     with Reporter(run, start, console) as reporter, stop_signals() as received:
         for done in range(start + 1, config.steps + 1):
-            state, metrics = program.step(state, program.batch(done - 1 + passed_over))
+            state, metrics = program.step(state, program.batch(done - 1 + data_offset))
             if late:  # fetched one step late, so that the device never waits for the host
                 reporter.report(*late)
             late = (done, metrics)
@@ -130,7 +132,7 @@ def _as_configured(config: TrainConfig, console: Console) -> Iterator[None]:
         console.print(f"{failed}; going on without it", soft_wrap=True)
 
 
-def _started(
+def _setup(
     run: Run, data: TokenData, mesh: Mesh, console: Console, checkpoints: Checkpoints, teacher: GPT | None
 ) -> tuple[TrainState, Program]:
     """The first state, validated where it is fresh, and the programs.
@@ -138,10 +140,10 @@ def _started(
     They are made at once: Python traces one while another is compiled and the devices draw the weights or validate.
     """
     config = run.config
-    teacher = None if teacher is None else on_mesh(teacher, mesh)
+    teacher = None if teacher is None else shard(teacher, mesh)
     like, tokens = abstract_state(config, mesh), abstract_batch(config, mesh)
     with ThreadPoolExecutor() as beside:
-        made = beside.submit(_first_state, run, checkpoints, mesh, console)
+        made = beside.submit(_init_or_restore, run, checkpoints, mesh, console)
         batches = Batches(data.train, config.batch_size, config.model.context_length, config.seed)
         validate = _validation(config, data, mesh, like.model, tokens)
         compiled = beside.submit(compile_step, config, mesh, like, tokens, teacher, limit=memory_limit(mesh))
@@ -156,7 +158,7 @@ def _started(
         console.print(f"validation loss before training: {before:.3f} nats per token (one batch)", highlight=False)
 
     def batch(number: int) -> Array:
-        return placed(partial(batches, number), tokens.shape, tokens.sharding)
+        return device_put_batch(partial(batches, number), tokens.shape, tokens.sharding)
 
     return state, Program(lambda state, tokens: step(state, tokens, teacher), batch, validate)
 
@@ -166,10 +168,13 @@ def _validation(
 ) -> Callable[..., float]:
     """The loss of a model like this on all held-back batches or on the first so many, compiled."""
     loss = jax.jit(partial(batch_loss, config=config, mesh=mesh)).lower(model, tokens).compile()
-    held_back = fixed_batches(data.validation, config.batch_size, config.model.context_length, config.eval_batches)
+    held_back = eval_batches(data.validation, config.batch_size, config.model.context_length, config.eval_batches)
 
     def validate(model: GPT, count: int | None = None) -> float:
-        losses = [loss(model, placed(texts.__getitem__, tokens.shape, tokens.sharding)) for texts in held_back[:count]]
+        losses = [
+            loss(model, device_put_batch(texts.__getitem__, tokens.shape, tokens.sharding))
+            for texts in held_back[:count]
+        ]
         return float(np.mean(losses, dtype=float))
 
     return validate
@@ -179,13 +184,13 @@ def check_can_train(config: TrainConfig, data: TokenData, mesh: Mesh) -> None:
     """Raise ValueError where training would fail later on: batch or text too short, backend or package not there."""
     check_batch(config, *mesh.devices.shape)
     for part in (data.train, data.validation):
-        fixed_batches(part, 1, config.model.context_length, 1)
+        eval_batches(part, 1, config.model.context_length, 1)
     describe_attention(config.model)
     if config.wandb and find_spec("wandb") is None:
         raise ValueError("--wandb needs the package: pip install 'jaxgpt[wandb]'")
 
 
-def _first_state(run: Run, checkpoints: Checkpoints, mesh: Mesh, console: Console) -> TrainState:
+def _init_or_restore(run: Run, checkpoints: Checkpoints, mesh: Mesh, console: Console) -> TrainState:
     if checkpoints.latest is None:
         return initial_state(run.config, mesh)
     if checkpoints.latest == 0:
@@ -195,7 +200,7 @@ def _first_state(run: Run, checkpoints: Checkpoints, mesh: Mesh, console: Consol
     return checkpoints.restore_state(run.config, checkpoints.latest, mesh)
 
 
-def _rewound(bad: BadNumbers, run: Run, checkpoints: Checkpoints, mesh: Mesh, console: Console) -> TrainState:
+def _roll_back(bad: BadNumbers, run: Run, checkpoints: Checkpoints, mesh: Mesh, console: Console) -> TrainState:
     """The newest checkpoint's state, set to read on after the batch that went wrong."""
     checkpoints.wait()
     if checkpoints.latest is None:
@@ -203,12 +208,12 @@ def _rewound(bad: BadNumbers, run: Run, checkpoints: Checkpoints, mesh: Mesh, co
     state = checkpoints.restore_state(run.config, checkpoints.latest, mesh)
     unread = bad.step - checkpoints.latest
     console.print(f"{bad.reason}: back to step {checkpoints.latest}, past {unread} batches", highlight=False)
-    return state._replace(passed_over=state.passed_over + jnp.int32(unread))
+    return state._replace(data_offset=state.data_offset + jnp.int32(unread))
 
 
 def save_start(run: Run, model: GPT, mesh: Mesh) -> None:
     """Make a model the run's checkpoint of step 0: training starts from it, and nothing else is needed to resume."""
-    state = initial_state(run.config, mesh)._replace(model=on_mesh(model, mesh))
+    state = initial_state(run.config, mesh)._replace(model=shard(model, mesh))
     with Checkpoints(run.checkpoints, run.config.keep_checkpoints) as checkpoints:
         checkpoints.save(state, math.inf)
         checkpoints.wait()

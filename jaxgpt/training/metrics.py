@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxgpt.training.cluster import is_first
+from jaxgpt.runtime.processes import is_main_process
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.run import Run
 from jaxgpt.training.step import Metrics
@@ -33,7 +33,7 @@ class Reporter:
         self._tokens_per_step = config.batch_size * config.model.context_length
         self._clock, self._clock_step = time.perf_counter(), start
         self._places = ExitStack()
-        if is_first():
+        if is_main_process():
             self._log = self._places.enter_context(MetricsLog(run.folder, config, start))
             self._display = self._places.enter_context(Display(console, start, config.steps))
 
@@ -59,7 +59,7 @@ class Reporter:
             raise BadNumbers(step, f"val_loss is {val_loss} after step {step}")
         if val_loss is not None or step % self._every == 0:
             line["tokens_per_second"] = self._speed(step)
-            if is_first():
+            if is_main_process():
                 self._log.write(line)
                 self._display.show(line)
 

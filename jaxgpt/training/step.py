@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, Int
 
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import GPT, abstract_model
-from jaxgpt.model.layers import RandomKeys
+from jaxgpt.model.layers import DropoutKeys
+from jaxgpt.parallel.sharding import batch_sharding, shardings, state_specs
+from jaxgpt.parallel.value_and_grad import loss_and_grads
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.optimizer import clipped, make_optimizer, schedule
-from jaxgpt.training.parallel import loss_and_grads
-from jaxgpt.training.sharding import batch_sharding, shardings, state_specs
 
 
 class TrainState(NamedTuple):
@@ -27,14 +27,14 @@ class TrainState(NamedTuple):
 
     step: Int[Array, ""]
     """Updates done, skipped ones included."""
-    passed_over: Int[Array, ""]
+    data_offset: Int[Array, ""]
     """Batches that a rewind left unread: the next batch is number step + passed_over."""
     skipped: Int[Array, ""]
     """Updates that were not made, because of their numbers."""
-    usual_loss: Float[Array, ""]
+    loss_ema: Float[Array, ""]
     """Running mean of the loss, over about the last 100 steps; NaN before the first."""
     model: GPT
-    moments: optax.OptState
+    opt_state: optax.OptState
 
 
 class Metrics(NamedTuple):
@@ -47,7 +47,7 @@ class Metrics(NamedTuple):
     learning_rate: Float[Array, ""]
     skipped: Int[Array, ""]
     """Updates not made so far."""
-    passed_over: Int[Array, ""]
+    data_offset: Int[Array, ""]
     """Batches that rewinds left unread so far."""
     bad: Bool[Array, ""]
     """Whether this step's loss or gradient is not finite, or the loss jumped by more than the config allows."""
@@ -80,17 +80,17 @@ def state_shardings(config: TrainConfig, mesh: Mesh) -> TrainState:
 @cache
 def _shapes(config: TrainConfig) -> TrainState:
     """Read only: a start asks for them several times."""
-    return jax.eval_shape(partial(first_state, config), abstract_model(config.model))
+    return jax.eval_shape(partial(create_state, config), abstract_model(config.model))
 
 
 def _fresh(config: TrainConfig, key: Array) -> TrainState:
-    return first_state(config, GPT(config.model, rngs=nnx.Rngs(key)))
+    return create_state(config, GPT(config.model, rngs=nnx.Rngs(key)))
 
 
-def first_state(config: TrainConfig, model: GPT) -> TrainState:
+def create_state(config: TrainConfig, model: GPT) -> TrainState:
     """A model before its first update."""
-    moments = make_optimizer(config.optimizer, config.steps).init(model)
-    return TrainState(jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.float32(jnp.nan), model, moments)
+    opt_state = make_optimizer(config.optimizer, config.steps).init(model)
+    return TrainState(jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.float32(jnp.nan), model, opt_state)
 
 
 def make_step(config: TrainConfig, mesh: Mesh) -> Wrapped:
@@ -138,24 +138,24 @@ def train_step(
     keys = dropout_keys(config, state.step, tokens.shape[0])
     loss, grads, grad_norm = loss_and_grads(state.model, tokens, keys, teacher, config=config, mesh=mesh)
     grads = clipped(grads, grad_norm, config.optimizer.clip_norm)
-    updates, moments = tx.update(grads, state.moments, state.model)
+    updates, opt_state = tx.update(grads, state.opt_state, state.model)
     model = optax.apply_updates(state.model, updates)
 
     bad = ~jnp.isfinite(loss + grad_norm)
     if config.spike is not None:
-        bad = bad | (loss > state.usual_loss + config.spike)
+        bad = bad | (loss > state.loss_ema + config.spike)
     skipped = state.skipped
     if config.on_nonfinite == "skip":
-        model, moments = jax.tree.map(partial(jnp.where, bad), (state.model, state.moments), (model, moments))
+        model, opt_state = jax.tree.map(partial(jnp.where, bad), (state.model, state.opt_state), (model, opt_state))
         skipped = skipped + bad
-    usual = jnp.where(jnp.isnan(state.usual_loss), loss, 0.99 * state.usual_loss + 0.01 * loss)
-    usual = jnp.where(bad, state.usual_loss, usual)
+    usual = jnp.where(jnp.isnan(state.loss_ema), loss, 0.99 * state.loss_ema + 0.01 * loss)
+    usual = jnp.where(bad, state.loss_ema, usual)
     rate = schedule(config.optimizer, config.steps)(state.step)
-    metrics = Metrics(loss, grad_norm, rate, skipped, state.passed_over, bad)
-    return TrainState(state.step + 1, state.passed_over, skipped, usual, model, moments), metrics
+    metrics = Metrics(loss, grad_norm, rate, skipped, state.data_offset, bad)
+    return TrainState(state.step + 1, state.data_offset, skipped, usual, model, opt_state), metrics
 
 
-def dropout_keys(config: TrainConfig, step: Int[Array, ""], rows: int) -> RandomKeys:
+def dropout_keys(config: TrainConfig, step: Int[Array, ""], rows: int) -> DropoutKeys:
     """A key for each sequence, from (seed, step, row) alone: neither a kill nor a mesh changes what is dropped."""
     if config.model.dropout == 0.0:
         return None

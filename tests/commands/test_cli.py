@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxgpt as package
-from jaxgpt.inference.evaluate import evaluate
+from jaxgpt.evaluation.evaluate import evaluate
 from jaxgpt.training.run import read_run
 from tests.runs import EVAL_EVERY, STEPS, jaxgpt, lines, quick_compilation, start, state, steps_saved, write_text
 from tests.training.test_metrics import events

@@ -5,13 +5,13 @@ import re
 import pytest
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.flops import flops_per_token
+from jaxgpt.inspect.collectives import by_kind, collectives, wire_bytes
+from jaxgpt.inspect.flops import flops_per_token
+from jaxgpt.inspect.hardware import overlapped
+from jaxgpt.inspect.plan import make_plan
 from jaxgpt.model.gpt import abstract_model, num_parameters
-from jaxgpt.training.collectives import by_kind, collectives, wire_bytes
+from jaxgpt.parallel.sharding import bytes_per_device, make_mesh
 from jaxgpt.training.config import MeshConfig, TrainConfig
-from jaxgpt.training.hardware import overlapped
-from jaxgpt.training.plan import make_plan
-from jaxgpt.training.sharding import bytes_per_device, make_mesh
 from jaxgpt.training.step import abstract_state
 from tests.runs import start
 

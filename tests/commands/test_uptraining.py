@@ -9,7 +9,7 @@ import pytest
 
 import jaxgpt as package
 from converters import save_pretrained
-from converters.surgery import rebuilt
+from converters.adapt import rebuilt
 from jaxgpt.config import GPTConfig
 from jaxgpt.data import Batches
 from jaxgpt.model.gpt import named_parameters

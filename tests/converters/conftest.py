@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from converters.adapt import rebuilt
 from converters.architectures import ARCHITECTURES, sizes
-from converters.surgery import rebuilt
 from jaxgpt.model.gpt import named_parameters
 from jaxgpt.model.loss import next_token_loss
 

@@ -250,7 +250,7 @@ def test_a_checkpoint_of_something_else_is_one_clear_message(torch, tmp_path, co
 def test_without_torch_a_pickle_says_what_it_needs(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     (tmp_path / "pytorch_model.bin").write_bytes(b"anything")
-    monkeypatch.setattr("converters.torch_files.find_spec", lambda name: None)
+    monkeypatch.setattr("converters.formats.torch_files.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs torch: pip install 'jaxgpt\[torch\]', or get safetensors"):
         load_pretrained(tmp_path)
 
@@ -267,6 +267,6 @@ def test_one_safetensors_file_is_a_source(make_model, tmp_path):
 
 
 def test_every_format_names_the_same_tensors():
-    from converters.llmc import ORDER
+    from converters.formats.llmc import ORDER
 
     assert sorted(ORDER) == sorted(theirs for theirs, _, _ in NANOGPT.table if theirs != "lm_head.weight")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxgpt.data import Batches, fixed_batches
+from jaxgpt.data import Batches, eval_batches
 
 TOKENS = np.arange(1000, dtype=np.uint16)  # a token is its own position
 
@@ -68,7 +68,7 @@ def test_the_shortest_texts_give_whole_rows(length):
         np.testing.assert_array_equal(np.diff(Batches(TOKENS[:length], 4, 8, seed=0)(step)), 1)
 
 
-@pytest.mark.parametrize("make", [lambda t: Batches(t, 4, 8, seed=0), lambda t: fixed_batches(t, 4, 8, 2)])
+@pytest.mark.parametrize("make", [lambda t: Batches(t, 4, 8, seed=0), lambda t: eval_batches(t, 4, 8, 2)])
 def test_a_text_shorter_than_one_example_is_refused(make):
     with pytest.raises(ValueError, match=r"has 8 tokens.*context_length \+ 1 = 9.*shorter context"):
         make(TOKENS[:8])
@@ -76,7 +76,7 @@ def test_a_text_shorter_than_one_example_is_refused(make):
 
 @pytest.mark.parametrize("count", [1, 3, 1000])
 def test_fixed_batches_are_spread_evenly_and_do_not_overlap(count):
-    batches = fixed_batches(TOKENS, 4, 8, count)
+    batches = eval_batches(TOKENS, 4, 8, count)
     assert batches.shape == (min(count, 31), 4, 9)
     assert batches.dtype == np.int32
     first = batches[..., 0].ravel()
@@ -86,6 +86,6 @@ def test_fixed_batches_are_spread_evenly_and_do_not_overlap(count):
 
 
 def test_fixed_batches_of_a_short_text_are_full():
-    batches = fixed_batches(TOKENS[:20], 4, 8, 5)
+    batches = eval_batches(TOKENS[:20], 4, 8, 5)
     assert batches.shape == (1, 4, 9)
     np.testing.assert_array_equal(np.diff(batches), 1)

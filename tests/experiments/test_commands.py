@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import evidence, start
+from experiments import evidence, host_memory, start
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DRIFT = 1e-3
@@ -86,3 +86,16 @@ def test_a_start_is_timed_from_the_header_to_the_first_step(tmp_path, shakespear
     for row in (found["first"], found["later"]):
         assert 0 < row["header"] < row["first_step_begins"]
     assert (tmp_path / "start.json").exists()
+
+
+@pytest.mark.slow
+def test_a_step_that_keeps_its_memory_is_timed_beside_one_that_does_not(tmp_path):
+    found = host_memory.main(presets=("shakespeare-char-cpu",), rounds=1, seconds_each=1, results=tmp_path)
+    row = found["presets"]["shakespeare-char-cpu"]
+    assert row["kept"]["page_faults_per_step"] < row["usual"]["page_faults_per_step"] / 10
+    assert (tmp_path / "host-memory.json").exists()
+
+
+def test_a_step_that_keeps_its_memory_has_a_tenth_of_the_page_faults():
+    for row in evidence.read("host-memory")["presets"].values():
+        assert row["kept"]["page_faults_per_step"] < row["usual"]["page_faults_per_step"] / 10

@@ -67,7 +67,7 @@ def test_a_curve_begins_before_the_first_update_and_ends_after_the_last(tmp_path
     data = prepare(config.data.source, "char")
     model, curve = short_run.train(config, data)
     assert curve["tokens"] == [0, 2 * 64, 4 * 64]
-    held_back = short_run.fixed_batches(data.validation, 16, 16, 1)
+    held_back = short_run.eval_batches(data.validation, 16, 16, 1)
     assert curve["validation"][-1] == pytest.approx(short_run.losses_by_position(model, held_back).mean(), rel=1e-6)
     again, _ = short_run.train(dataclasses.replace(config, steps=0), data, start=model)
     assert short_run.losses_by_position(again, held_back) == pytest.approx(

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.inference import fused, kernels
+from jaxgpt.inference import fused
 from jaxgpt.inference.generate import generate
-from jaxgpt.model.attention import compiling_for, decode
+from jaxgpt.inspect.target import FOR_PALLAS
 from jaxgpt.model.cache import LayerCache
 from jaxgpt.model.gpt import GPT
-from jaxgpt.training.target import FOR_PALLAS
+from jaxgpt.ops import decode_kernels as kernels
+from jaxgpt.ops.attention import compiling_for, decode
 from tests.variants import BASELINE, VARIANTS, loud, text
 
 # Three parts of 16, since Triton's arrays have sizes of a power of two; an epsilon that is seen.

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.inference.generate import generate, nucleus, top
+from jaxgpt.inference.generate import generate, top, top_p_mask
 from tests.variants import BASELINE, VARIANTS, each_variant, forward, loud, text
 
 TOGETHER = VARIANTS["all"]
@@ -85,15 +85,15 @@ def reference_nucleus(probability, p):
 @pytest.mark.parametrize("p", [0.01, 0.3, 0.9, 0.999])
 def test_the_nucleus_is_the_least_set_that_reaches_p(p):
     logits = 3 * np.random.default_rng(0).normal(size=(50, 40)).astype(np.float32)
-    kept = np.asarray(jax.nn.softmax(nucleus(jnp.asarray(logits), p), axis=-1))
+    kept = np.asarray(jax.nn.softmax(top_p_mask(jnp.asarray(logits), p), axis=-1))
     for row, result in zip(logits.astype(np.float64), kept, strict=True):
         np.testing.assert_allclose(result, reference_nucleus(np.exp(row) / np.exp(row).sum(), p), atol=1e-5)
 
 
 def test_a_nucleus_of_everything_keeps_everything():
     logits = jnp.asarray(30 * np.random.default_rng(0).normal(size=(50, 4000)), jnp.float32)
-    np.testing.assert_array_equal(nucleus(logits, 1.0), logits)
-    np.testing.assert_array_equal(nucleus(logits, None), logits)
+    np.testing.assert_array_equal(top_p_mask(logits, 1.0), logits)
+    np.testing.assert_array_equal(top_p_mask(logits, None), logits)
 
 
 @pytest.mark.parametrize("k", [1, 3, 40, 99])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.inference.weights import for_decoding
+from jaxgpt.inference.weights import cast_for_inference
 from jaxgpt.model.gpt import GPT
 from tests.runs import quick
 from tests.variants import BASELINE, VARIANTS, loud, text
@@ -16,14 +16,14 @@ def test_weights_for_decoding_change_no_number():
     tokens, lengths = jnp.asarray(text(NARROW)), jnp.array([24, 20])
     plain, narrow = (
         quick(GPT.read, static_argnums=3)(model, tokens, lengths, 24)[0]
-        for model in (loud(NARROW), for_decoding(loud(NARROW)))
+        for model in (loud(NARROW), cast_for_inference(loud(NARROW)))
     )
     np.testing.assert_array_equal(narrow, plain)
 
 
 def test_weights_for_decoding_are_cast_once_and_the_model_stays():
     model = loud(NARROW)
-    narrow = for_decoding(model)
+    narrow = cast_for_inference(model)
     assert narrow.blocks[0].mlp.up.kernel.dtype == narrow.output_table.dtype == jnp.bfloat16
     assert narrow.embed.dtype == narrow.blocks[0].mlp_norm.scale.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(model))
@@ -32,4 +32,4 @@ def test_weights_for_decoding_are_cast_once_and_the_model_stays():
 
 def test_in_float32_there_is_nothing_to_do():
     model = loud(BASELINE)
-    assert for_decoding(model) is model
+    assert cast_for_inference(model) is model

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model.attention import BACKENDS, compiling_for
-from jaxgpt.model.cache import remembered, slots, write
+from jaxgpt.model.cache import cache_from_prefill, slots, write
 from jaxgpt.model.gpt import GPT
+from jaxgpt.ops.attention import BACKENDS, compiling_for
 from tests.variants import BASELINE, VARIANTS, each_variant, logits, loud, text
 
 WINDOWED = dataclasses.replace(BASELINE, window=(5, None), num_kv_heads=2)
@@ -40,7 +40,7 @@ def test_a_ring_holds_the_last_tokens_of_each_text(prompt, rows):
     lengths = jnp.arange(prompt, prompt + rows)
     width = prompt + rows + 2
     text = np.where(np.arange(width) < np.asarray(lengths)[:, None], np.arange(width), 99)
-    ring = remembered(*named(text), lengths, slots=5)
+    ring = cache_from_prefill(*named(text), lengths, slots=5)
     for _ in range(8):
         for row, length in enumerate(lengths.tolist()):
             newest = range(max(0, length - 5), length)

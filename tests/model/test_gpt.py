@@ -7,7 +7,7 @@ from flax import nnx
 
 from jaxgpt.config import MODELS, GPTConfig
 from jaxgpt.model.gpt import GPT, abstract_model, named_parameters, num_parameters, smallest_period
-from jaxgpt.model.layers import Draws
+from jaxgpt.model.layers import PRNGSequence
 from tests.variants import BASELINE, forward, loud, text
 
 PUBLISHED = {
@@ -124,7 +124,7 @@ def test_the_seed_decides_the_parameters():
 def test_a_model_draws_the_keys_that_nnx_would_give_and_the_stream_goes_on_after_them():
     ours, theirs = nnx.Rngs(params=3), nnx.Rngs(params=3)
     for _ in range(2):
-        draws = Draws(ours)
+        draws = PRNGSequence(ours)
         for _ in range(3):
             assert draws.params() == theirs.params()
         draws.end()

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model.attention import BACKENDS
 from jaxgpt.model.layers import LayerNorm, dropout
+from jaxgpt.ops.attention import BACKENDS
 from tests.variants import BASELINE, loud, text
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from jaxgpt.model import loss
-from jaxgpt.model.attention import compiling_for
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.loss import cross_entropy, next_token_loss
+from jaxgpt.ops.attention import compiling_for
 from tests.variants import BASELINE, loud, text
 
 V, PADDED, D = 29, 40, 8

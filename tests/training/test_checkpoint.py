@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from jaxgpt.model.gpt import named_parameters
+from jaxgpt.parallel.sharding import one_device
 from jaxgpt.training.checkpoint import Checkpoints, by_path, from_paths
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.sharding import one_device
-from jaxgpt.training.step import TrainState, first_state
+from jaxgpt.training.step import TrainState, create_state
 from tests.variants import BASELINE, loud
 
 # Orbax leaves coroutines unfinished where it fails.
@@ -25,8 +25,8 @@ CONFIG = TrainConfig(model=dataclasses.replace(BASELINE, num_layers=1, context_l
 
 def state(step: int) -> TrainState:
     """A state that differs from step to step in every part."""
-    first = first_state(CONFIG, loud(CONFIG.model))
-    return jax.tree.map(lambda leaf: leaf + jnp.asarray(step, leaf.dtype), first._replace(usual_loss=jnp.float32(0)))
+    first = create_state(CONFIG, loud(CONFIG.model))
+    return jax.tree.map(lambda leaf: leaf + jnp.asarray(step, leaf.dtype), first._replace(loss_ema=jnp.float32(0)))
 
 
 def save(folder, losses: dict[int, float], keep: int = 1) -> None:

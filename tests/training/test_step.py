@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from jaxgpt.model.gpt import named_parameters
+from jaxgpt.parallel.sharding import one_device
+from jaxgpt.parallel.value_and_grad import loss_and_grads
 from jaxgpt.training.config import OptimizerConfig, TrainConfig
-from jaxgpt.training.parallel import loss_and_grads
-from jaxgpt.training.sharding import one_device
 from jaxgpt.training.step import (
     TrainState,
     abstract_state,
+    create_state,
     describe_attention,
     dropout_keys,
-    first_state,
     initial_state,
     make_step,
     train_step,
@@ -44,12 +44,12 @@ def batch(number: int) -> np.ndarray:
 
 def loud_state(config: TrainConfig = CONFIG) -> TrainState:
     """A state before the first update, of loud weights; a copy, since a step uses it up."""
-    return first_state(config, jax.tree.map(jnp.copy, loud(config.model)))
+    return create_state(config, jax.tree.map(jnp.copy, loud(config.model)))
 
 
 def mean_gradient(state: TrainState):
     """Adam's running mean."""
-    return next(part.mu for part in state.moments if hasattr(part, "mu"))
+    return next(part.mu for part in state.opt_state if hasattr(part, "mu"))
 
 
 def assert_close(one, other, atol: float) -> None:
@@ -64,7 +64,7 @@ def test_microbatches_give_the_loss_the_gradient_and_the_update_of_the_batch():
     for number in range(2):  # the first has a learning rate of 0
         whole, expected = step()(whole, batch(number))
         pieces, told = step_with(pieces, batch(number), config=in_pieces)
-        assert float(told.loss) == pytest.approx(float(expected.loss), rel=1e-6)
+        np.testing.assert_array_max_ulp(told.loss, expected.loss, maxulp=4)  # 14 nats in float32 end at 1e-6
         assert float(told.grad_norm) == pytest.approx(float(expected.grad_norm), rel=1e-6)
         assert_close(mean_gradient(pieces), mean_gradient(whole), atol=1e-7)
     # Adam divides by the gradient's size: where that is rounding alone (a key's bias shifts all scores alike), the
@@ -80,7 +80,7 @@ def test_a_step_applies_the_gradient_of_the_loss_once():
     assert float(norm) == pytest.approx(np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads))), rel=1e-5)
     norm = float(norm)
     state, metrics = step()(loud_state(), batch(0))
-    assert float(metrics.loss) == pytest.approx(float(loss), rel=1e-6)
+    assert float(metrics.loss) == pytest.approx(float(loss), abs=1e-6)
     assert float(metrics.grad_norm) == pytest.approx(norm, rel=1e-5)
     assert norm > CONFIG.optimizer.clip_norm
     assert_close(mean_gradient(state), jax.tree.map(lambda g: 0.1 * g / norm, grads), atol=1e-6)
@@ -154,7 +154,7 @@ def test_a_row_drops_the_same_in_any_microbatch():
         )
         for count in (1, 2, 4)
     ]
-    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+    assert losses == pytest.approx([losses[0]] * 3, abs=1e-6)
     assert abs(losses[0] - float(step()(loud_state(), batch(0))[1].loss)) > 1e-3
 
 

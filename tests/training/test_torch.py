@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from converters import save_pretrained
-from jaxgpt.data import placed
+from jaxgpt.data import device_put_batch
+from jaxgpt.parallel.sharding import batch_sharding, make_mesh
 from jaxgpt.training.config import MeshConfig, OptimizerConfig, TrainConfig
 from jaxgpt.training.optimizer import schedule
-from jaxgpt.training.sharding import batch_sharding, make_mesh
 from jaxgpt.training.step import initial_state, make_step
 from tests.runs import QUICK, ROOT, free_port
 from tests.variants import BASELINE, text
@@ -43,11 +43,11 @@ def batches() -> np.ndarray:
 def ours(data: int) -> list[float]:
     mesh = make_mesh(config(data).mesh)
     state, rows, losses = initial_state(config(data), mesh), batches(), []
-    first = placed(rows[0].__getitem__, rows[0].shape, batch_sharding(mesh))
+    first = device_put_batch(rows[0].__getitem__, rows[0].shape, batch_sharding(mesh))
     step = make_step(config(data), mesh).lower(state, first)
     step = step.compile(QUICK)
     for batch in rows:
-        state, metrics = step(state, placed(batch.__getitem__, batch.shape, batch_sharding(mesh)))
+        state, metrics = step(state, device_put_batch(batch.__getitem__, batch.shape, batch_sharding(mesh)))
         losses.append(float(metrics.loss))
     return losses
 

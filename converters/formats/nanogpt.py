@@ -1,0 +1,85 @@
+"""nanoGPT's ckpt.pt, read and written: GPT-2 with Linear layers, exact GELU and optional biases."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converters.architectures import NANOGPT, sizes
+from converters.formats.safetensors_files import Tensor, Tensors
+from converters.formats.torch_files import tensors_of, unpickled
+from converters.hf_config import plausible
+from jaxgpt.config import GPTConfig
+from jaxgpt.model.gpt import GPT, named_parameters
+
+FILE = "ckpt.pt"
+COMPILED = "_orig_mod."
+"""What torch.compile puts before every name."""
+PADDED, REAL = 50304, 50257
+"""nanoGPT pads GPT-2's vocabulary to this many rows; the rest are tokens that no text has."""
+
+FIELDS = (
+    ("n_layer", "num_layers"),
+    ("n_head", "num_heads"),
+    ("n_embd", "d_model"),
+    ("block_size", "context_length"),
+    ("bias", "bias"),
+    ("vocab_size", "vocab_size"),
+    ("dropout", "dropout"),
+)
+"""Their name in model_args, ours."""
+
+
+def read_nanogpt(path: Path) -> tuple[GPTConfig, Tensors]:
+    """The config and tensors of a checkpoint. A vocabulary of 50304 loses its 47 padding rows; dropout stays 0.
+
+    Raises ValueError where the file is something else, or model_args has fields that nanoGPT's GPT does not.
+    """
+    checkpoint = unpickled(path)
+    args = checkpoint.get("model_args") if isinstance(checkpoint, dict) else None
+    if not isinstance(args, dict) or "model" not in checkpoint:
+        raise ValueError(f"{path} has no model and model_args: it is no checkpoint of nanoGPT")
+    config = _config(args, path)
+    tensors = {name.removeprefix(COMPILED): tensor for name, tensor in tensors_of(checkpoint["model"], path).items()}
+    if args["vocab_size"] == PADDED:
+        config = dataclasses.replace(config, vocab_size=REAL)
+        tensors |= {
+            name: _cut(tensors[name]) for name in ("transformer.wte.weight", "lm_head.weight") if name in tensors
+        }
+    return config, tensors
+
+
+def write_nanogpt(model: GPT, path: Path) -> None:
+    """A checkpoint that nanoGPT's train.py resumes from, with a fresh optimizer. Raises ValueError without torch."""
+    try:
+        import torch
+    except ImportError:
+        raise ValueError("writing ckpt.pt needs torch: pip install 'jaxgpt[torch]'") from None
+    parameters, letters = named_parameters(model), sizes(model.config)
+    state = {
+        NANOGPT.full_name(row.theirs): torch.from_numpy(np.array(row.tensor(parameters, letters), np.float32))
+        for row in NANOGPT.rows(model.config, parameters)
+    }
+    groups = [[t for t in state.values() if t.ndim >= 2], [t for t in state.values() if t.ndim < 2]]
+    decays = [{"params": group, "weight_decay": decay} for group, decay in zip(groups, (0.1, 0.0))]
+    optimizer = torch.optim.AdamW(decays, lr=6e-4, betas=(0.9, 0.95))
+    state["lm_head.weight"] = state["transformer.wte.weight"]
+    args = {theirs: getattr(model.config, ours) for theirs, ours in FIELDS}
+    rest = {"optimizer": optimizer.state_dict(), "iter_num": 0, "best_val_loss": 1e9, "config": {}}
+    torch.save({"model": state, "model_args": args, **rest}, path)
+
+
+def _config(args: dict[str, Any], path: Path) -> GPTConfig:
+    names = {theirs for theirs, _ in FIELDS}
+    if names - {"dropout"} - args.keys() or args.keys() - names:
+        wrong = sorted((names - {"dropout"}).symmetric_difference(args.keys() - {"dropout"}))
+        raise ValueError(f"{path}: model_args lacks, or has beyond nanoGPT's, {', '.join(map(str, wrong))}")
+    fields = {ours: args[theirs] for theirs, ours in FIELDS if theirs != "dropout"}
+    if not isinstance(fields["bias"], bool):
+        raise ValueError(f"{path}: bias={fields['bias']!r} in model_args has to be True or False")
+    return plausible(fields | {"activation": "gelu"})
+
+
+def _cut(tensor: Tensor) -> Tensor:
+    return Tensor((min(REAL, tensor.shape[0]), *tensor.shape[1:]), tensor.dtype, lambda: tensor.view()[:REAL])

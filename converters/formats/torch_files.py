@@ -1,0 +1,80 @@
+"""PyTorch's pickles: Hugging Face's older .bin files and nanoGPT's ckpt.pt.
+
+torch reads them with weights_only, which builds tensors and plain values and runs nothing else, and maps them into
+memory where the format allows.
+"""
+
+import pickle
+import re
+import warnings
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from converters.formats.safetensors_files import DTYPES, Tensor, Tensors, existing, shard_names
+
+SINGLE = "pytorch_model.bin"
+INDEX = "pytorch_model.bin.index.json"
+
+
+def read_bin_folder(folder: Path) -> Tensors:
+    """The tensors of a folder with pytorch_model.bin, or several files and an index."""
+    if not (folder / INDEX).exists():
+        return read_bin(folder / SINGLE)
+    names = shard_names(folder / INDEX)
+    tensors: Tensors = {}
+    for name in sorted(set(names.values())):
+        tensors |= read_bin(existing(folder / name))
+    return tensors
+
+
+def read_bin(path: Path) -> Tensors:
+    """The tensors of one pickled state dict."""
+    return tensors_of(unpickled(path), path)
+
+
+def unpickled(path: Path) -> Any:
+    """What a pickle holds. Raises ValueError without torch, and where the file is broken or wants to run code."""
+    if find_spec("torch") is None:
+        raise ValueError(f"{path} is a PyTorch pickle and needs torch: pip install 'jaxgpt[torch]', or get safetensors")
+    import torch
+
+    try:
+        with warnings.catch_warnings(action="ignore"):  # on the age of the pickle
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # torch raises what the broken bytes happen to provoke
+        asked = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if asked:
+            raise ValueError(f"{path} is refused: it asks to run {asked[1]}; nothing in it was run") from None
+        raise ValueError(f"{path} is not a whole PyTorch file ({type(error).__name__}): get it again") from None
+
+
+def tensors_of(state: Any, path: Path) -> Tensors:
+    """A state dict as tensors. Raises ValueError where it is something else."""
+    import torch
+
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state dict of tensors: is it another kind of checkpoint?")
+    return {str(name): _tensor(value) for name, value in state.items()}
+
+
+def _tensor(value: Any) -> Tensor:
+    dtype = DTYPES.get({"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(_name(value), ""))
+
+    def view() -> np.ndarray:
+        plain = value.detach()
+        if dtype == ml_dtypes.bfloat16:  # which numpy does not know
+            import torch
+
+            return plain.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return plain.numpy()
+
+    return Tensor(tuple(value.shape), dtype, view)
+
+
+def _name(value: Any) -> str:
+    return str(value.dtype).removeprefix("torch.")

@@ -1,0 +1,212 @@
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.extend.core import jaxprs_in_params
+
+from jaxgpt.config import GPTConfig
+from jaxgpt.model.gpt import GPT, Attention, abstract_model
+from jaxgpt.model.loss import next_token_loss
+from jaxgpt.ops.attention import BACKENDS, choose, compiling_for, cudnn
+from tests import reference
+from tests.runs import quick
+from tests.variants import loud, text
+
+HERE = ["xla", "banded"]  # the backends that run on a CPU
+W = 5
+
+
+def heads(length, num_heads=4, kv_heads=2, batch=2, size=6):
+    random = np.random.default_rng(0)
+    shapes = [(batch, length, count, size) for count in (num_heads, kv_heads, kv_heads)]
+    return [jnp.asarray(2 * random.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+def attention(name, window, scale=0.4):
+    return partial(BACKENDS[name], window=window, scale=scale, rate=0.0, drop=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "window"),
+    [("xla", None), ("xla", 1), ("xla", 5), ("banded", 1), ("banded", 5), ("banded", 8), ("banded", 40)],
+)
+@pytest.mark.parametrize("length", [1, 13])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_attention_is_its_float64_reference(name, window, length, kv_heads):
+    q, k, v = heads(length, kv_heads=kv_heads)
+    expected = reference.attention(*(np.asarray(x, np.float64) for x in (q, k, v)), window=window, scale=0.4)
+    np.testing.assert_allclose(quick(attention(name, window))(q, k, v), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("length", [W - 1, W, W + 1, 3 * W + 1])
+def test_a_window_sees_exactly_as_many_keys_as_it_says(name, length):
+    q, k, v = heads(length, batch=1)
+    t, s = np.arange(length)[:, None], np.arange(length)[None, :]
+    seen = (s <= t) & (t - s < W)
+    mixed = partial(attention(name, W), q)
+    by_key, by_value = jax.jit(jax.jacobian(lambda k, v: mixed(k, v)[0].sum(axis=(1, 2)), argnums=(0, 1)))(k, v)
+    np.testing.assert_array_equal(np.abs(by_value).sum(axis=(1, 3, 4)) > 0, seen)
+    alone = seen & (t > 0)  # the only key of a query has weight 1 whatever it is
+    np.testing.assert_array_equal(np.abs(by_key).sum(axis=(1, 3, 4)) > 0, alone)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("name", ["xla", "auto"])
+def test_a_layer_looks_back_as_far_as_its_window_says(layer, name):
+    config = GPTConfig(num_layers=3, num_heads=2, d_model=8, window=(4, 2, None), attention=name)
+    attn = Attention(config, layer, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (1, 11, 8))
+    positions = jnp.arange(11)[None]
+    reach = np.abs(jax.jit(jax.jacobian(lambda x: attn(x, positions)[0]))(x)).sum(axis=(1, 2, 4)) > 0
+    expected = np.tril(np.ones((11, 11), bool)) & ~np.tril(np.ones((11, 11), bool), -(4, 2, 11)[layer])
+    np.testing.assert_array_equal(reach, expected)
+
+
+def test_banded_gradients_are_those_of_xla():
+    q, k, v = heads(3 * W + 2)
+    aim = jax.random.normal(jax.random.key(0), q.shape)
+
+    def gradients(name):
+        return jax.jit(jax.grad(lambda *x: (attention(name, W)(*x) * aim).sum(), argnums=(0, 1, 2)))(q, k, v)
+
+    for ours, plain in zip(gradients("banded"), gradients("xla"), strict=True):
+        np.testing.assert_allclose(ours, plain, atol=2e-5, rtol=0)
+
+
+def test_banded_attention_never_holds_all_scores():
+    q, k, v = (jax.ShapeDtypeStruct((1, 64, n, 6), jnp.float32) for n in (4, 2, 2))
+    sizes = {name: largest(jax.make_jaxpr(attention(name, 4))(q, k, v).jaxpr) for name in HERE}
+    assert sizes["xla"] == 4 * 64 * 64
+    assert sizes["banded"] == 4 * 64 * 2 * 4
+
+
+def largest(jaxpr):
+    inner = [largest(sub) for eqn in jaxpr.eqns for sub in jaxprs_in_params(eqn.params)]
+    return max([var.aval.size for eqn in jaxpr.eqns for var in eqn.outvars] + inner)
+
+
+def test_banded_needs_a_window():
+    with pytest.raises(ValueError, match="attention='banded' needs a window in every layer; .* attention='xla'"):
+        GPTConfig(num_layers=2, window=(5, None), attention="banded")
+    assert GPTConfig(num_layers=1, window=(5, None), attention="banded").windows == (5,)
+
+
+@pytest.fixture
+def imagined_gpu(monkeypatch):
+    """Lets the cuDNN call be lowered, though not run, where there is neither GPU nor cuDNN."""
+    module = "jax._src.cudnn.fused_attention_stablehlo."
+    monkeypatch.setattr(module + "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(module + "check_compute_capability", lambda least: True)
+    monkeypatch.setattr(module + "is_cuda_compute_capability_equal", lambda value: False)
+
+
+@pytest.mark.parametrize("window", [None, 8])
+@pytest.mark.parametrize("backward", [False, True])
+def test_cudnn_is_told_to_be_causal_and_how_far_to_look_back(window, backward, imagined_gpu):
+    q, k, v = (jax.ShapeDtypeStruct((2, 64, n, 16), jnp.bfloat16) for n in (4, 2, 2))
+    run = partial(cudnn, window=window, scale=0.4, rate=0.0, drop=None)
+    function = jax.grad(lambda *x: run(*x).astype(jnp.float32).sum(), argnums=(0, 1, 2)) if backward else run
+    program = jax.jit(function).trace(q, k, v).lower(lowering_platforms=("cuda",)).as_text().replace("\\22", '"')
+    calls = program.count("custom_call @__cudnn$fmha")
+    assert calls == (2 if backward else 1)
+    assert program.count('"mask_type": "CAUSAL"') == calls
+    assert program.count(f'"sliding_window_length": {window or 0}') == calls
+    assert program.count('"fmha_scale": 0.4') == calls
+    assert "64x64" not in program
+
+
+def test_a_model_compiled_for_cuda_has_cudnn_in_every_layer(imagined_gpu):
+    config = GPTConfig.preset("tiny", num_layers=3, d_model=32, dtype="bfloat16", window=(8, None, 4))
+    model, tokens = abstract_model(config), jax.ShapeDtypeStruct((2, 25), jnp.int32)
+    with compiling_for("cuda"):
+        traced = jax.jit(jax.value_and_grad(next_token_loss)).trace(model, tokens)
+    program = traced.lower(lowering_platforms=("cuda",)).as_text().replace("\\22", '"')
+    assert program.count("custom_call @__cudnn$fmhaSoftmaxBackward(") == 3
+    assert program.count("custom_call @__cudnn$fmha") == 6
+    assert [program.count(f'"sliding_window_length": {window}') for window in (0, 4, 8)] == [2, 2, 2]
+    assert "24x24" not in program  # nowhere all scores
+
+
+def test_a_prompt_compiled_for_cuda_is_read_by_cudnn_too_and_decoding_where_it_is_asked_for(imagined_gpu):
+    config = GPTConfig.preset("tiny", num_layers=3, d_model=32, dtype="bfloat16", window=(8, None, 4))
+    texts = jax.ShapeDtypeStruct((2, 24), jnp.int32), jax.ShapeDtypeStruct((2,), jnp.int32)
+
+    def lowered(function, *given):
+        with compiling_for("cuda"):
+            traced = jax.jit(lambda *given: function(*given)).trace(*given)
+        program = traced.lower(lowering_platforms=("cuda",)).as_text().replace("\\22", '"')
+        masks = [program.count(f'"mask_type": "{mask}"') for mask in ("CAUSAL", "PADDING")]
+        return program.count("custom_call @__cudnn$fmha"), masks
+
+    for name, decoding in (("auto", (0, [0, 0])), ("cudnn", (3, [0, 3]))):
+        model = abstract_model(dataclasses.replace(config, attention=name))
+        read = partial(GPT.read, capacity=32)
+        assert lowered(read, model, *texts) == (3, [3, 0])
+        with compiling_for("cuda"):
+            _, cache = jax.eval_shape(read, model, *texts)
+        assert lowered(GPT.extend, model, texts[1], cache) == decoding
+
+
+def test_compiling_for_a_platform_ends_with_its_block():
+    attn = abstract_model(GPTConfig.preset("tiny", dtype="bfloat16")).blocks[0].attn
+    with compiling_for("cuda"):
+        assert attn.backend(16) == "cudnn"
+        with compiling_for("cpu"):
+            assert attn.backend(16) == "xla"
+        assert attn.backend(16) == "cudnn"
+    assert attn.backend(16) == "xla"
+
+
+GOOD = {"platform": "gpu", "dtype": "bfloat16", "head_dim": 64, "window": None, "length": 100, "dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"platform": "cpu"}, "the platform is cpu, not an NVIDIA GPU"),
+        ({"dtype": "float32"}, "dtype=float32 is not bfloat16"),
+        ({"head_dim": 12}, "the head size 12 is not a multiple of 8"),
+        ({"head_dim": 264}, "the head size 264 is not a multiple of 8 up to 256"),
+        ({"dropout": 0.1}, "dropout=0.1 is not 0"),
+    ],
+)
+def test_cudnn_by_name_never_falls_back(change, why):
+    with pytest.raises(ValueError, match=f"attention='cudnn' cannot run here: {why}.*attention='auto'"):
+        choose("cudnn", **GOOD | change)
+    assert choose("auto", **GOOD | change) == "xla"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "chosen"),
+    [
+        ("auto", {}, "cudnn"),
+        ("auto", {"window": 8}, "cudnn"),
+        ("cudnn", {}, "cudnn"),
+        ("xla", {}, "xla"),
+        ("banded", {"window": 8}, "banded"),
+        ("auto", {"platform": "cpu", "window": 8, "length": 17}, "banded"),
+        ("auto", {"platform": "cpu", "window": 8, "length": 16}, "xla"),
+    ],
+)
+def test_the_backend_is_chosen_by_name(name, change, chosen):
+    assert choose(name, **GOOD | change) == chosen
+
+
+def test_a_model_that_asks_for_cudnn_says_why_it_cannot():
+    config = GPTConfig.preset("tiny", attention="cudnn", dtype="bfloat16")
+    with pytest.raises(ValueError, match="attention='cudnn' cannot run here: the platform is cpu"):
+        loud(config)(jnp.asarray(text(config)))
+
+
+def test_float32_scores_of_bfloat16_heads():
+    q, k, v = (x.astype(jnp.bfloat16) for x in heads(13))
+    for name in HERE:
+        out = attention(name, 5)(q, k, v)
+        assert out.dtype == jnp.bfloat16
+        exact = reference.attention(*(np.asarray(x, np.float64) for x in (q, k, v)), window=5, scale=0.4)
+        np.testing.assert_allclose(np.asarray(out, np.float64), exact, atol=0.05, rtol=0)

@@ -1,0 +1,60 @@
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from tests.runs import jaxgpt, write_text
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone can be told")
+
+SIZE = 2**26
+PROGRAM = f"""
+import ctypes, resource
+from jaxgpt.runtime.host_memory import keep_freed_memory, return_freed_memory
+{{told}}
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes, library.memset.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    memory = library.malloc({SIZE})
+    library.memset(memory, 1, {SIZE})
+    library.free(memory)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+PAGES = SIZE // os.sysconf("SC_PAGE_SIZE")
+
+
+def faults_of_memory_used_again(told: str, **environment: str) -> int:
+    """Page faults of a piece of memory, after one as large was freed."""
+    quiet = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", PROGRAM.format(told=told)]
+    return int(subprocess.run(command, env=quiet | environment, capture_output=True, text=True, check=True).stdout)
+
+
+def test_kept_memory_has_its_pages_when_it_is_used_again():
+    assert faults_of_memory_used_again("keep_freed_memory()") < PAGES / 100
+
+
+@pytest.mark.parametrize("told", ["", "keep_freed_memory(); return_freed_memory()"])
+def test_memory_that_was_returned_is_given_out_page_by_page(told):
+    assert faults_of_memory_used_again(told) >= PAGES
+
+
+def test_the_environment_has_the_last_word():
+    assert faults_of_memory_used_again("keep_freed_memory()", MALLOC_MMAP_THRESHOLD_="1000000") >= PAGES
+
+
+@pytest.mark.parametrize(("largest", "returned"), [(0, 1), (2**29, 0)])
+def test_a_run_whose_step_needs_more_than_the_bound_returns_memory(largest, returned, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr("jaxgpt.training.loop.LARGEST_KEPT", largest)
+    monkeypatch.setattr("jaxgpt.training.loop.return_freed_memory", lambda: calls.append("returned"))
+    text, run = write_text(tmp_path / "text.txt"), tmp_path / "run"
+    outcome = jaxgpt("train", "tiny", "--steps", 1, "--sample-tokens", 0, "--data.source", text, "--run", run)
+    assert outcome.code == 0, outcome
+    assert len(calls) == returned
