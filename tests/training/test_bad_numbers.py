@@ -57,7 +57,7 @@ def test_rewinding_goes_back_to_the_checkpoint_and_past_the_batches_since(run, t
     # Batch 6 was under way when the loss of batch 5 was fetched; after step 4 the next is batch 6.
     assert read == [*range(7), *range(6, 14)]
     assert [line["step"] for line in lines(tmp_path / "run")] == list(range(1, 13))
-    assert [line["passed_over"] for line in lines(tmp_path / "run")] == 4 * [0] + 8 * [2]
+    assert [line["data_offset"] for line in lines(tmp_path / "run")] == 4 * [0] + 8 * [2]
     resumed = jaxgpt("train", "--resume", tmp_path / "run", "--steps", 14)
     assert resumed.code == 0, resumed
 

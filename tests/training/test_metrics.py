@@ -56,7 +56,7 @@ def test_a_line_goes_to_the_file_and_to_tensorboard(tmp_path):
 def test_a_line_has_the_fields_of_the_contract(reporter, tmp_path):
     reporter.report(1, metrics())
     reporter.report(2, metrics(), 3.0)
-    fields = {"step", "loss", "tokens_per_second", "learning_rate", "grad_norm", "skipped", "passed_over"}
+    fields = {"step", "loss", "tokens_per_second", "learning_rate", "grad_norm", "skipped", "data_offset"}
     assert [line.keys() for line in written(tmp_path)] == [fields, fields | {"val_loss"}]
     assert all(line["tokens_per_second"] > 0 for line in written(tmp_path))
 
