@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from converters.heads import KV_INITS, KVInit, pooled, repeated
+from converters.kv_heads import KV_INITS, KVInit, pool_kv_heads, repeat_kv_heads
 from jaxgpt.config import GPTConfig
+from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT, abstract_model, named_parameters
 
 Parameters = dict[str, Array]
@@ -26,11 +27,11 @@ def adapt_weights(model: GPT, *, kv_init: KVInit = "mean", **changes: Any) -> GP
     num_kv_heads: fewer key-value heads are pooled from groups as kv_init says, more are copies. position: the learned
     table is dropped. context_length, vocab_size: rows past the new size are dropped. tie_embeddings=False: the head
     starts as a copy. bias=True: zeros. Other fields in FREE need no change of weights.
-    Raises ValueError on any other change, and on one that needs weights which the model does not have.
+    Raises UserError on any other change, and on one that needs weights which the model does not have.
     """
     config = GPTConfig.from_dict(model.config.to_dict() | changes)
     if kv_init not in KV_INITS:
-        raise ValueError(f"kv_init={kv_init!r} is not one of {', '.join(KV_INITS)}")
+        raise UserError(f"kv_init={kv_init!r} is not one of {', '.join(KV_INITS)}")
     for name in changes:
         if getattr(config, name) != getattr(model.config, name):
             _check(name, model.config, config)
@@ -45,10 +46,10 @@ def adapt_weights(model: GPT, *, kv_init: KVInit = "mean", **changes: Any) -> GP
             return jnp.zeros(like.shape, parameters["embed"].dtype)
         return parameters[name][: like.shape[0]] if name == "position" else parameters[name]
 
-    return rebuilt(config, parameter)
+    return model_from_parameters(config, parameter)
 
 
-def rebuilt(config: GPTConfig, parameter: Callable[[str, jax.ShapeDtypeStruct], Array]) -> GPT:
+def model_from_parameters(config: GPTConfig, parameter: Callable[[str, jax.ShapeDtypeStruct], Array]) -> GPT:
     """A model of this config whose parameters are made one by one, from their name and shape."""
     like = abstract_model(config)
     leaves = [parameter(name, shape) for name, shape in named_parameters(like).items()]
@@ -56,7 +57,7 @@ def rebuilt(config: GPTConfig, parameter: Callable[[str, jax.ShapeDtypeStruct], 
 
 
 def _check(name: str, old: GPTConfig, new: GPTConfig) -> None:
-    """Raise ValueError where no weights follow this change."""
+    """Raise UserError where no weights follow this change."""
     before, after = getattr(old, name), getattr(new, name)
     reason = {
         "num_kv_heads": _heads_reason(old, new),
@@ -69,7 +70,7 @@ def _check(name: str, old: GPTConfig, new: GPTConfig) -> None:
         "bias": "the biases would be lost" if not new.bias else None,
     }.get(name, None if name in FREE else "weights of that shape do not exist")
     if reason:
-        raise ValueError(f"{name}={after!r} cannot come from weights with {name}={before!r}: {reason}; leave it out")
+        raise UserError(f"{name}={after!r} cannot come from weights with {name}={before!r}: {reason}; leave it out")
 
 
 def _heads_reason(old: GPTConfig, new: GPTConfig) -> str | None:
@@ -81,14 +82,14 @@ def _with_kv_heads(parameters: Parameters, old: GPTConfig, new: GPTConfig, kv_in
     if new.kv_heads == old.kv_heads:
         return dict(parameters)
     if new.kv_heads > old.kv_heads:
-        return {name: repeated(name, value, new.kv_heads // old.kv_heads) for name, value in parameters.items()}
+        return {name: repeat_kv_heads(name, value, new.kv_heads // old.kv_heads) for name, value in parameters.items()}
     if kv_init == "svd" and old.position == "rotary":
-        raise ValueError("kv_init='svd' mixes the pairs that rotary positions turn; use mean or first")
+        raise UserError("kv_init='svd' mixes the pairs that rotary positions turn; use mean or first")
     changed = dict(parameters)
     for layer in range(old.num_layers):
         prefix = f"blocks.{layer}.attn."
         attn = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
-        changed |= {prefix + name: value for name, value in pooled(attn, new.kv_heads, kv_init).items()}
+        changed |= {prefix + name: value for name, value in pool_kv_heads(attn, new.kv_heads, kv_init).items()}
     return changed
 
 

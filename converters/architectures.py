@@ -9,6 +9,7 @@ from jax import Array
 
 from converters.layouts import Layout, Sizes, layout
 from jaxgpt.config import GPTConfig
+from jaxgpt.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Row:
         arrays = []
         for name, axes in zip(self.ours, self.layout.ours, strict=True):
             if not parameters[name].is_fully_addressable:
-                raise ValueError(f"{name} lies on several hosts; gather the model on one of them first")
+                raise UserError(f"{name} lies on several hosts; gather the model on one of them first")
             arrays.append(np.asarray(parameters[name])[tuple(slice(letters[axis]) for axis in axes)])
         return self.layout.join(arrays, letters)
 
@@ -42,10 +43,10 @@ class Architecture:
     """What a file may hold besides, a regular expression: buffers that older versions saved."""
 
     def rows(self, config: GPTConfig, parameters: Collection[str]) -> Iterator[Row]:
-        """The rows of a model with these parameters, layer by layer. A parameter without a row is a ValueError."""
+        """The rows of a model with these parameters, layer by layer. A parameter without a row is a UserError."""
         found = [row for row in self.all_rows(config) if any(name in parameters for name in row.ours)]
         if lost := set(parameters) - {name for row in found for name in row.ours}:
-            raise ValueError(
+            raise UserError(
                 f"{self.name} has no tensor for {', '.join(sorted(lost))}; add a row to its table, "
                 "or choose another architecture"
             )

@@ -16,7 +16,7 @@ class Convert:
     folder: Path
     """Where to write; must not exist, or be empty."""
     architecture: Literal["auto", "gpt2", "gpt_bigcode", "starcoder2", "nanogpt", "llm.c"] = "auto"
-    """What it leaves as. auto: gpt_bigcode for multi-query, gpt2 for learned positions, starcoder2 for rotary."""
+    """The format to export. auto: gpt_bigcode for multi-query, gpt2 for learned positions, starcoder2 for rotary."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the weights are stored in."""
     num_kv_heads: int | None = None

@@ -14,12 +14,14 @@ from rich.console import Console
 from converters.adapt import adapt_weights
 from converters.architectures import ARCHITECTURES
 from converters.arguments import Convert, Verify
-from converters.hf_tokenizer import FILES
+from converters.comparison import comparison
+from converters.gpt2_tokenizer import FILES
 from converters.hub import is_local, local_path
 from converters.load import load_pretrained
-from converters.report import comparison
 from converters.save import save_pretrained
+from converters.verification.certify import certify
 from converters.verification.verify import verify as certificate_of
+from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.loss import next_token_loss
 
@@ -31,8 +33,8 @@ LOSS_ROWS = 8
 def convert(args: Convert, *, load: Load = load_pretrained, read_tokens: ReadTokens | None = None) -> None:
     """Read, change, write; prints what changed and where the model went.
 
-    `load` reads a source; `read_tokens` makes tokens of a text file for the loss. Raises ValueError as
-    `load_pretrained`, `operate` and `save_pretrained` do; nothing is written then.
+    `load` reads a source; `read_tokens` makes tokens of a text file for the loss. Raises UserError as
+    `load_pretrained`, `adapt_weights` and `save_pretrained` do; nothing is written then.
     """
     console = Console()
     allowed = {"allow_nonfinite": True} if args.allow_nonfinite else {}
@@ -52,7 +54,7 @@ def convert(args: Convert, *, load: Load = load_pretrained, read_tokens: ReadTok
         args.dtype,
         tokenizer=_tokenizer_folder(args.source),
         origin=_origin(args.source, changes),
-        verify=args.verify,
+        check=certify if args.verify else None,
         **allowed,
     )
     console.print(f"{args.folder} holds a {kind} model{_lacking(args.folder, kind)}", soft_wrap=True)
@@ -88,7 +90,7 @@ def _tokenizer_folder(source: str) -> Path | None:
 
 def _tokens(data: Path, read_tokens: ReadTokens | None) -> Int[np.ndarray, " T"]:
     if read_tokens is None:
-        raise ValueError("data needs a tokenizer: call convert with read_tokens")
+        raise UserError("data needs a tokenizer: call convert with read_tokens")
     return read_tokens(data)
 
 
@@ -97,7 +99,7 @@ def _print_losses(console: Console, before: GPT, after: GPT, tokens: Int[np.ndar
     length = min(before.config.context_length, after.config.context_length)
     rows = min(LOSS_ROWS, len(tokens) // length)
     if rows == 0:
-        raise ValueError(f"the text has {len(tokens)} tokens, fewer than one context of {length}; give a longer one")
+        raise UserError(f"the text has {len(tokens)} tokens, fewer than one context of {length}; give a longer one")
     batch = jnp.asarray(tokens[: rows * length].reshape(rows, length).astype(np.int32))
     losses = [float(jax.jit(next_token_loss)(model, batch)) for model in (before, after)]
     console.print(

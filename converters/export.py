@@ -1,10 +1,11 @@
-"""Which architecture a model leaves as, and the same model in that architecture's terms."""
+"""Which architecture a model is exported as, and the same model with the parameters of that architecture."""
 
 from collections.abc import Callable
 from typing import Any
 
 from converters.adapt import adapt_weights
 from jaxgpt.config import GPTConfig
+from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
 
 Rule = tuple[str, Callable[[GPTConfig], bool], str]
@@ -39,14 +40,15 @@ AUTO = ("gpt_bigcode", "gpt2", "starcoder2")
 KEEPS_GROUPS = ("gpt_bigcode", "starcoder2")
 
 
-def choose_architecture(config: GPTConfig, asked: str = "auto") -> str:
-    """The architecture asked for, or the leanest that expresses the model.
+def select_architecture(config: GPTConfig, asked: str = "auto") -> str:
+    """The architecture asked for, or the smallest that can hold the model.
 
-    Multi-query leaves as gpt_bigcode, other learned positions as gpt2 (grouped heads repeated), rotary as starcoder2.
-    Raises ValueError that names the fields which stand in the way.
+    Multi-query is exported as gpt_bigcode, other learned positions as gpt2 (grouped heads repeated), rotary as
+    starcoder2.
+    Raises UserError that names the fields which stand in the way.
     """
     if asked != "auto" and asked not in RULES:
-        raise ValueError(f"architecture={asked!r} is not one of auto, {', '.join(RULES)}")
+        raise UserError(f"architecture={asked!r} is not one of auto, {', '.join(RULES)}")
     # One query head and one key-value head are a plain gpt2.
     tried = [asked] if asked != "auto" else [kind for kind in AUTO if (kind, config.num_heads) != ("gpt_bigcode", 1)]
     problems = {kind: _problems(config, kind) for kind in tried}
@@ -54,7 +56,9 @@ def choose_architecture(config: GPTConfig, asked: str = "auto") -> str:
         if not found:
             return kind
     reasons = "\n  ".join(f"{kind}: {'; '.join(found)}" for kind, found in problems.items())
-    raise ValueError(f"this model cannot leave so; change what stands in the way, or keep it as a run:\n  {reasons}")
+    raise UserError(
+        f"this model cannot be exported so; change the fields that stand in the way, or keep it as a run:\n  {reasons}"
+    )
 
 
 def export_weights(model: GPT, kind: str) -> GPT:

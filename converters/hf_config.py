@@ -7,6 +7,7 @@ honour is an error that names it.
 from typing import Any
 
 from jaxgpt.config import GPTConfig
+from jaxgpt.errors import UserError
 
 Fields = dict[str, Any]
 
@@ -101,11 +102,11 @@ DROPOUTS = {
 def config_from_hf(fields: Fields) -> GPTConfig:
     """The GPTConfig of a config.json. Dropout stays 0: it belongs to a training, not to the weights.
 
-    Raises ValueError on an unknown model_type, a field that our model cannot honour, and values that make no model.
+    Raises UserError on an unknown model_type, a field that our model cannot honour, and values that make no model.
     """
     kind = fields.get("model_type")
     if not isinstance(kind, str) or kind not in TABLES:
-        raise ValueError(f"model_type={kind!r} is not one of {', '.join(TABLES)}: this model is no GPT-2")
+        raise UserError(f"model_type={kind!r} is not one of {', '.join(TABLES)}: this model is no GPT-2")
     for name, allowed in REQUIRED[kind]:
         if name in fields and fields[name] not in allowed:
             raise _refusal(name, fields[name], allowed[0])
@@ -118,7 +119,7 @@ def config_from_hf(fields: Fields) -> GPTConfig:
 
 
 def config_to_hf(config: GPTConfig, kind: str, dtype: str, end_of_text: int | None) -> Fields:
-    """The config.json of a model that the architecture can express, its weights stored in `dtype`."""
+    """The config.json of a model that the architecture can hold, its weights stored in `dtype`."""
     written = {their: getattr(config, our) for their, our, _ in TABLES[kind]}
     activation = next(their for their, our, _ in TABLES[kind] if our == "activation")
     written[activation] = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation)
@@ -148,7 +149,7 @@ def _starcoder2_fields(config: GPTConfig) -> Fields:
 
 def _activation(name: object) -> str:
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise ValueError(f"config.json says the activation is {name!r}, which is not one of {', '.join(ACTIVATIONS)}")
+        raise UserError(f"config.json says the activation is {name!r}, which is not one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
@@ -167,8 +168,8 @@ def _check_head_size(fields: Fields, ours: Fields) -> None:
         raise _refusal("head_dim", size, "hidden_size / num_attention_heads")
 
 
-def _refusal(name: str, value: object, allowed: object) -> ValueError:
-    return ValueError(
+def _refusal(name: str, value: object, allowed: object) -> UserError:
+    return UserError(
         f"config.json says {name}={value!r}, which our model cannot honour; it has to be {allowed!r} or left out"
     )
 
@@ -176,25 +177,25 @@ def _refusal(name: str, value: object, allowed: object) -> ValueError:
 def _made(ours: Fields) -> GPTConfig:
     for name in ("tie_embeddings", "scale_attention_by_layer"):
         if not isinstance(ours.get(name, False), bool):
-            raise ValueError(f"config.json gives {ours[name]!r} for {name}, which has to be true or false")
+            raise UserError(f"config.json gives {ours[name]!r} for {name}, which has to be true or false")
     for name in ("layer_norm_epsilon", "rope_theta"):
         if name in ours:
             ours[name] = _number(name, ours[name])
-    return plausible(ours)
+    return checked_config(ours)
 
 
 LARGEST = 10**7
 
 
-def plausible(fields: Fields) -> GPTConfig:
-    """The config of fields from a file. Raises ValueError on a size that no model has, before anything is made."""
+def checked_config(fields: Fields) -> GPTConfig:
+    """The config of fields from a file. Raises UserError on a size that no model has, before anything is made."""
     for name, value in fields.items():
         if isinstance(value, int) and value > LARGEST:
-            raise ValueError(f"{name}={value} in the file is larger than {LARGEST}, which no GPT is: get it again")
+            raise UserError(f"{name}={value} in the file is larger than {LARGEST}, which no GPT is: get it again")
     return GPTConfig.from_dict(fields)
 
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise ValueError(f"config.json gives {value!r} for {name}, which has to be a number above 0")
+        raise UserError(f"config.json gives {value!r} for {name}, which has to be a number above 0")
     return float(value)

@@ -6,7 +6,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from converters.hf_tokenizer import FILES as TOKENIZER
+from converters.gpt2_tokenizer import FILES as TOKENIZER
+from jaxgpt.errors import UserError
 
 CONFIGS = ("config.json", "generation_config.json", *TOKENIZER)
 PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
@@ -21,12 +22,12 @@ def is_local(source: str | Path) -> bool:
 def local_path(source: str | Path) -> Path:
     """The file or folder of a source; a model of the hub is downloaded into the hub's cache, or found there.
 
-    HF_HUB_OFFLINE, HF_ENDPOINT and HF_HOME are honoured. Raises ValueError where nothing is found.
+    HF_HUB_OFFLINE, HF_ENDPOINT and HF_HOME are honoured. Raises UserError where nothing is found.
     """
     if is_local(source):
         return Path(source).expanduser()
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source), re.ASCII):
-        raise ValueError(f"{source} does not exist; give a folder, a weights file, or a hub id such as owner/model")
+        raise UserError(f"{source} does not exist; give a folder, a weights file, or a hub id such as owner/model")
     folder = _snapshot(str(source), (*CONFIGS, *SAFETENSORS))
     if not any(folder.glob("*.safetensors")):
         folder = _snapshot(str(source), (*CONFIGS, *PICKLES))
@@ -38,4 +39,4 @@ def _snapshot(model: str, patterns: tuple[str, ...]) -> Path:
         return Path(snapshot_download(model, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, OSError) as error:  # not found, no network, off line
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{model} is no path on this machine, and the hub gave no such model: {reason}") from None
+        raise UserError(f"{model} is no path on this machine, and the hub gave no such model: {reason}") from None

@@ -13,12 +13,13 @@ from rich.console import Console
 
 from converters.adapt import FREE, adapt_weights
 from converters.architectures import HEAD, Row, sizes
+from converters.comparison import comparison
 from converters.formats.safetensors_files import Tensor, Tensors
-from converters.heads import KVInit
 from converters.hub import local_path
+from converters.kv_heads import KVInit
 from converters.placement import sharding
-from converters.report import comparison
 from converters.sources import Source, read_source
+from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT, abstract_model, named_parameters
 
 Index = tuple[slice, ...]
@@ -39,9 +40,9 @@ def load_pretrained(
 
     With a mesh of axes (data, fsdp), each parameter arrives sharded, and only the bytes of this process's shards are
     read. dtype is what the model computes in, the dtype of its config. Other fields of GPTConfig are changed as
-    `converters.adapt.operate` says, pooled heads as kv_init says; what that changed is printed to stderr.
+    `converters.adapt.adapt_weights` says, pooled heads as kv_init says; what that changed is printed to stderr.
 
-    Raises ValueError where nothing is found, the files are broken, tensors are missing, unexpected or misshapen, a
+    Raises UserError where nothing is found, the files are broken, tensors are missing, unexpected or misshapen, a
     weight is NaN or infinite (unless allow_nonfinite), or the config asks for what the model cannot do.
     """
     model = fill(read_source(local_path(source)), mesh, allow_nonfinite)
@@ -79,7 +80,7 @@ def fill(source: Source, mesh: Mesh | None, allow_nonfinite: bool) -> GPT:
         if not all(finite):
             nonfinite.append(row.theirs)
     if nonfinite and not allow_nonfinite:
-        raise ValueError(
+        raise UserError(
             f"NaN or infinity in {', '.join(nonfinite)}: these weights are broken; "
             "allow_nonfinite loads them all the same"
         )
@@ -87,23 +88,23 @@ def fill(source: Source, mesh: Mesh | None, allow_nonfinite: bool) -> GPT:
 
 
 def check_size(source: Source) -> None:
-    """Raise ValueError where a config asks for more layers, or longer axes, than the files can hold."""
+    """Raise UserError where a config asks for more layers, or longer axes, than the files can hold."""
     config, _, tensors = source
     numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
     letters = {letter: size for letter, size in sizes(config).items() if letter != "t" or config.position == "learned"}
     if config.num_layers > len(tensors) or max(letters.values()) > numbers:
-        raise ValueError(
+        raise UserError(
             f"the files hold {len(tensors)} tensors of {numbers:,} numbers, too few for "
             f"num_layers={config.num_layers}, d_model={config.d_model}: config and weights are of two models"
         )
 
 
 def check_state_dict(source: Source, rows: list[Row]) -> Tensors:
-    """The tensors by the names of the table. Raises ValueError with all that are missing, unexpected or misshapen."""
+    """The tensors by the names of the table. Raises UserError with all that are missing, unexpected or misshapen."""
     config, architecture, tensors = source
     found = {architecture.short_name(name): tensor for name, tensor in tensors.items()}
     if len(found) < len(tensors):
-        raise ValueError(f"tensors occur twice, with and without {architecture.prefix!r}: keep one of each")
+        raise UserError(f"tensors occur twice, with and without {architecture.prefix!r}: keep one of each")
     expected = {row.theirs: row.layout.shape(sizes(config)) for row in rows}
     problems = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in found]
     for name, tensor in found.items():
@@ -112,7 +113,7 @@ def check_state_dict(source: Source, rows: list[Row]) -> Tensors:
         elif not architecture.is_ignored(name) and not _repeats_the_tied_head(name, rows, found):
             problems.append(f"unexpected: {name} {list(tensor.shape)}")
     if problems:
-        raise ValueError(f"the weights do not fit the config as {architecture.name}:\n  " + "\n  ".join(problems))
+        raise UserError(f"the weights do not fit the config as {architecture.name}:\n  " + "\n  ".join(problems))
     return found
 
 

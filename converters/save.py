@@ -1,7 +1,7 @@
 """A GPT as a folder that another library opens."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ from safetensors.numpy import save_file
 
 from converters.architectures import ARCHITECTURES, Architecture, Row, sizes
 from converters.atomic_dir import atomic_dir
-from converters.card import NOT_VERIFIED, model_card
-from converters.export import choose_architecture, export_weights
+from converters.export import export_weights, select_architecture
 from converters.formats import llmc, nanogpt
 from converters.formats.safetensors_files import DTYPES, INDEX, SINGLE
+from converters.gpt2_tokenizer import END_OF_TEXT_ID, copy_tokenizer, write_gpt2_tokenizer
 from converters.hf_config import config_to_hf
-from converters.hf_tokenizer import END_OF_TEXT_ID, copy_tokenizer, write_gpt2_tokenizer
+from converters.model_card import model_card
 from jaxgpt.config import GPTConfig
+from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT, named_parameters
 
 SHARD_BYTES = 5_000_000_000
@@ -33,22 +34,22 @@ def save_pretrained(
     tokenizer: str | Path | None = None,
     shard_bytes: int = SHARD_BYTES,
     allow_nonfinite: bool = False,
-    verify: bool = False,
     origin: str = "a model in memory",
+    check: Callable[[Path], None] | None = None,
 ) -> str:
-    """Write the model into a new folder; returns the architecture it leaves as.
+    """Write the model into a new folder; returns the architecture it was exported as.
 
     architecture: gpt2, gpt_bigcode or starcoder2, which AutoModelForCausalLM and AutoTokenizer open; nanogpt, a
-    ckpt.pt; llm.c, a model.bin; or auto, the first of transformers' that expresses the model.
+    ckpt.pt; llm.c, a model.bin; or auto, the first of transformers' that can hold the model.
     dtype is what the weights are stored in: float32 (also for None), bfloat16 or float16. The tokenizer's files are
-    copied from the folder `tokenizer`; without one they are GPT-2's where the vocabulary has its size. With verify,
-    transformers opens the folder before it takes its name, and the model card shows how far it is from ours. `origin`
-    is what the model card says the weights come from. The folder appears whole or not at all.
+    copied from the folder `tokenizer`; without one they are GPT-2's where the vocabulary has its size. `origin` is what
+    the model card says the weights come from. `check` is called with the finished files, and may raise. The folder
+    appears whole or not at all.
 
-    Raises ValueError where the architecture does not express the model, the folder is not empty, a weight is not a
-    finite number in this dtype (unless allow_nonfinite), or the verification exceeds a bound.
+    Raises UserError where the architecture cannot hold the model, the folder is not empty, or a weight is not a finite
+    number in this dtype (unless allow_nonfinite).
     """
-    kind = choose_architecture(model.config, architecture)
+    kind = select_architecture(model.config, architecture)
     stored = storage_dtype(dtype, kind)
     if not allow_nonfinite:
         check_finite(model, stored)
@@ -62,8 +63,9 @@ def save_pretrained(
             write_config(model.config, kind, draft, stored)
             write_weights(model, ARCHITECTURES[kind], draft, stored, shard_bytes)
             write_tokenizer(model.config, draft, tokenizer)
-        proof = _proof(draft) if verify else NOT_VERIFIED
-        (draft / "README.md").write_text(model_card(model, kind, stored.name, origin, proof), encoding="utf-8")
+        (draft / "README.md").write_text(model_card(model, kind, stored.name, origin), encoding="utf-8")
+        if check is not None:
+            check(draft)
     return kind
 
 
@@ -74,26 +76,16 @@ def write_config(config: GPTConfig, kind: str, folder: Path, dtype: np.dtype) ->
     write_json(folder / "generation_config.json", {"bos_token_id": end_of_text, "eos_token_id": end_of_text})
 
 
-def _proof(folder: Path) -> str:
-    from converters.verification.verify import verify
-
-    certificate = verify(folder)
-    if not certificate.holds:
-        exceeded = ", ".join(f"{m.name} {m.value:.1e}" for m in certificate.measures if not m.holds)
-        raise ValueError(f"transformers computes something else from what was written: {exceeded}; nothing is kept")
-    return certificate.to_markdown()
-
-
 STORED = {"nanogpt": ("float32",), "llm.c": ("float32", "bfloat16")}
 
 
 def storage_dtype(dtype: Any | None, kind: str) -> np.dtype:
-    """What weights are stored in. Raises ValueError where the architecture's files do not hold it."""
+    """What weights are stored in. Raises UserError where the architecture's files do not hold it."""
     names = {stored.name: stored for stored in DTYPES.values()}
     allowed = STORED.get(kind, tuple(names))
     name = "float32" if dtype is None else dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
     if name not in allowed:
-        raise ValueError(f"dtype={dtype!r} cannot be stored as {kind}; use {' or '.join(allowed)}")
+        raise UserError(f"dtype={dtype!r} cannot be stored as {kind}; use {' or '.join(allowed)}")
     return names[name]
 
 
@@ -101,7 +93,7 @@ def write_weights(model: GPT, architecture: Architecture, folder: Path, dtype: n
     """The safetensors files, of at most `shard_bytes` (or one tensor), with an index where there are several."""
     parameters, letters = named_parameters(model), sizes(model.config)
     rows = list(architecture.rows(model.config, parameters))
-    shards = list(in_shards(rows, model.config, dtype, shard_bytes))
+    shards = list(split_into_shards(rows, model.config, dtype, shard_bytes))
     where: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
@@ -118,12 +110,12 @@ def write_weights(model: GPT, architecture: Architecture, folder: Path, dtype: n
 
 
 def check_finite(model: GPT, dtype: np.dtype) -> None:
-    """Raise ValueError with the parameters that hold NaN or infinity once they are of this dtype."""
+    """Raise UserError with the parameters that hold NaN or infinity once they are of this dtype."""
     if broken := [n for n, value in named_parameters(model).items() if not jnp.isfinite(value.astype(dtype)).all()]:
-        raise ValueError(f"NaN or infinity in {', '.join(broken)} as {dtype}: use a wider dtype, or allow_nonfinite")
+        raise UserError(f"NaN or infinity in {', '.join(broken)} as {dtype}: use a wider dtype, or allow_nonfinite")
 
 
-def in_shards(rows: list[Row], config: GPTConfig, dtype: np.dtype, limit: int) -> Iterator[list[Row]]:
+def split_into_shards(rows: list[Row], config: GPTConfig, dtype: np.dtype, limit: int) -> Iterator[list[Row]]:
     """The rows in groups of at most `limit` bytes; a larger tensor is a group of its own."""
     group: list[Row] = []
     for row in rows:
@@ -140,10 +132,10 @@ def size_of(row: Row, config: GPTConfig, dtype: np.dtype) -> int:
 
 
 def write_tokenizer(config: GPTConfig, folder: Path, source: str | Path | None) -> None:
-    """The files of the tokenizer, where it is known. Raises ValueError where `source` has none."""
+    """The files of the tokenizer, where it is known. Raises UserError where `source` has none."""
     if source is not None:
         if not copy_tokenizer(Path(source), folder):
-            raise ValueError(f"{source} has no tokenizer files, such as tokenizer.json")
+            raise UserError(f"{source} has no tokenizer files, such as tokenizer.json")
     elif config.vocab_size == GPT2_VOCABULARY:
         write_gpt2_tokenizer(folder, config.context_length)
 

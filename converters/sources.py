@@ -8,6 +8,7 @@ from converters.formats import llmc, nanogpt, safetensors_files, torch_files
 from converters.formats.safetensors_files import Tensors, read_json
 from converters.hf_config import config_from_hf
 from jaxgpt.config import GPTConfig
+from jaxgpt.errors import UserError
 
 
 class Source(NamedTuple):
@@ -21,7 +22,7 @@ class Source(NamedTuple):
 def read_source(path: Path) -> Source:
     """The model at a path: a Hugging Face folder, a weights file in one, nanoGPT's ckpt.pt, llm.c's .bin.
 
-    Raises ValueError where it is none of these, or broken.
+    Raises UserError where it is none of these, or broken.
     """
     if path.is_dir():
         return _read_folder(path)
@@ -33,7 +34,7 @@ def read_source(path: Path) -> Source:
         if llmc.is_llmc(path):
             return Source(*_with_architecture(*llmc.read_llmc(path)))
         return _huggingface(path.parent, torch_files.read_bin(path))
-    raise ValueError(f"{path} is no weights file that is known: .safetensors, .bin, .pt")
+    raise UserError(f"{path} is no weights file that is known: .safetensors, .bin, .pt")
 
 
 def _read_folder(folder: Path) -> Source:

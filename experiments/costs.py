@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from converters.report import cache_bytes, cache_bytes_per_token
+from converters.comparison import cache_bytes, cache_bytes_per_token
 from jaxgpt.config import GPTConfig
 from jaxgpt.inspect.flops import flops_per_token
 from jaxgpt.model.gpt import abstract_model, num_parameters

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from converters.report import cache_bytes
+from converters.comparison import cache_bytes
 from experiments import evidence, short_run
 from experiments.interleaved import seconds
 from jaxgpt.config import Backend, GPTConfig

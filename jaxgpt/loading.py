@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxgpt.config import Backend, GPTConfig
 from jaxgpt.data import GPT2Tokenizer, Tokenizer
+from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.run import is_run, read_run, resume_command
@@ -13,7 +14,7 @@ from jaxgpt.training.run import is_run, read_run, resume_command
 def load(source: str | Path, **config_changes: Any) -> GPT:
     """The model at a source: a run folder (its newest checkpoint), an HF folder, a weights file, or a hub id.
 
-    Raises ValueError where there is none, or a change of config needs weights that the source does not have.
+    Raises UserError where there is none, or a change of config needs weights that the source does not have.
     """
     if not is_run(Path(source)):
         from converters import load_pretrained
@@ -22,13 +23,13 @@ def load(source: str | Path, **config_changes: Any) -> GPT:
     run = read_run(Path(source))
     with Checkpoints(run.checkpoints) as checkpoints:
         if checkpoints.latest is None:
-            raise ValueError(f"{source} has no checkpoint yet; train it first: {resume_command(run.folder)}")
+            raise UserError(f"{source} has no checkpoint yet; train it first: {resume_command(run.folder)}")
         model = checkpoints.restore_model(run.config.model, checkpoints.latest)
     return adapt_weights(model, GPTConfig.from_dict(model.config.to_dict() | config_changes))
 
 
 def adapt_weights(model: GPT, config: GPTConfig) -> GPT:
-    """The model under another config, its weights made to fit. Raises ValueError where they cannot be."""
+    """The model under another config, its weights made to fit. Raises UserError where they cannot be."""
     from converters.adapt import adapt_weights
 
     before, after = model.config.to_dict(), config.to_dict()

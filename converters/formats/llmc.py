@@ -11,8 +11,9 @@ import numpy as np
 
 from converters.architectures import NANOGPT, sizes
 from converters.formats.safetensors_files import Tensor, Tensors
-from converters.hf_config import plausible
+from converters.hf_config import checked_config
 from jaxgpt.config import GPTConfig
+from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT, named_parameters
 
 FILE = "model.bin"
@@ -49,22 +50,22 @@ def is_llmc(path: Path) -> bool:
 
 
 def read_llmc(path: Path) -> tuple[GPTConfig, Tensors]:
-    """The config and tensors. Raises ValueError on another version, and where header and size do not agree."""
+    """The config and tensors. Raises UserError on another version, and where header and size do not agree."""
     header = np.fromfile(path, "<i4", HEADER)
     if len(header) < HEADER or header[0] != MAGIC or int(header[1]) not in DTYPES:
         version = int(header[1]) if len(header) > 1 else "none"
-        raise ValueError(f"{path} is no model file of llm.c with version 3 or 5 (its version is {version})")
-    config = plausible({name: int(value) for name, value in zip(FIELDS, header[2:], strict=False)})
+        raise UserError(f"{path} is no model file of llm.c with version 3 or 5 (its version is {version})")
+    config = checked_config({name: int(value) for name, value in zip(FIELDS, header[2:], strict=False)})
     if header[7] != config.padded_vocab_size:
-        raise ValueError(f"{path} pads {config.vocab_size} tokens to {header[7]}, not to {config.padded_vocab_size}")
+        raise UserError(f"{path} pads {config.vocab_size} tokens to {header[7]}, not to {config.padded_vocab_size}")
     return config, _tensors(path, config, DTYPES[int(header[1])])
 
 
 def write_llmc(model: GPT, path: Path, dtype: np.dtype) -> None:
-    """A file that llm.c trains on from. Raises ValueError on a dtype other than float32 and bfloat16."""
+    """A file that llm.c trains on from. Raises UserError on a dtype other than float32 and bfloat16."""
     versions = {stored: version for version, stored in DTYPES.items()}
     if dtype not in versions:
-        raise ValueError(f"dtype={dtype} is not one that llm.c reads; use float32 or bfloat16")
+        raise UserError(f"dtype={dtype} is not one that llm.c reads; use float32 or bfloat16")
     config, parameters = model.config, named_parameters(model)
     rows = {row.theirs: row for row in NANOGPT.rows(config, parameters)}
     header = np.zeros(HEADER, "<i4")
@@ -96,7 +97,7 @@ def _tensors(path: Path, config: GPTConfig, dtype: np.dtype) -> Tensors:
     shapes = [shape_of(name, config) for name in listed]
     ends = list(accumulate((int(np.prod(shape)) * dtype.itemsize for shape in shapes), initial=4 * HEADER))
     if path.stat().st_size != ends[-1]:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes where its header asks for {ends[-1]}: get it again")
+        raise UserError(f"{path} has {path.stat().st_size} bytes where its header asks for {ends[-1]}: get it again")
 
     def tensor(shape: tuple[int, ...], offset: int, rows: int) -> Tensor:
         def view() -> np.ndarray:

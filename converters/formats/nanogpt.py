@@ -9,8 +9,9 @@ import numpy as np
 from converters.architectures import NANOGPT, sizes
 from converters.formats.safetensors_files import Tensor, Tensors
 from converters.formats.torch_files import tensors_of, unpickled
-from converters.hf_config import plausible
+from converters.hf_config import checked_config
 from jaxgpt.config import GPTConfig
+from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT, named_parameters
 
 FILE = "ckpt.pt"
@@ -34,12 +35,12 @@ FIELDS = (
 def read_nanogpt(path: Path) -> tuple[GPTConfig, Tensors]:
     """The config and tensors of a checkpoint. A vocabulary of 50304 loses its 47 padding rows; dropout stays 0.
 
-    Raises ValueError where the file is something else, or model_args has fields that nanoGPT's GPT does not.
+    Raises UserError where the file is something else, or model_args has fields that nanoGPT's GPT does not.
     """
     checkpoint = unpickled(path)
     args = checkpoint.get("model_args") if isinstance(checkpoint, dict) else None
     if not isinstance(args, dict) or "model" not in checkpoint:
-        raise ValueError(f"{path} has no model and model_args: it is no checkpoint of nanoGPT")
+        raise UserError(f"{path} has no model and model_args: it is no checkpoint of nanoGPT")
     config = _config(args, path)
     tensors = {name.removeprefix(COMPILED): tensor for name, tensor in tensors_of(checkpoint["model"], path).items()}
     if args["vocab_size"] == PADDED:
@@ -51,11 +52,11 @@ def read_nanogpt(path: Path) -> tuple[GPTConfig, Tensors]:
 
 
 def write_nanogpt(model: GPT, path: Path) -> None:
-    """A checkpoint that nanoGPT's train.py resumes from, with a fresh optimizer. Raises ValueError without torch."""
+    """A checkpoint that nanoGPT's train.py resumes from, with a fresh optimizer. Raises UserError without torch."""
     try:
         import torch
     except ImportError:
-        raise ValueError("writing ckpt.pt needs torch: pip install 'jaxgpt[torch]'") from None
+        raise UserError("writing ckpt.pt needs torch: pip install 'jaxgpt[torch]'") from None
     parameters, letters = named_parameters(model), sizes(model.config)
     state = {
         NANOGPT.full_name(row.theirs): torch.from_numpy(np.array(row.tensor(parameters, letters), np.float32))
@@ -74,11 +75,11 @@ def _config(args: dict[str, Any], path: Path) -> GPTConfig:
     names = {theirs for theirs, _ in FIELDS}
     if names - {"dropout"} - args.keys() or args.keys() - names:
         wrong = sorted((names - {"dropout"}).symmetric_difference(args.keys() - {"dropout"}))
-        raise ValueError(f"{path}: model_args lacks, or has beyond nanoGPT's, {', '.join(map(str, wrong))}")
+        raise UserError(f"{path}: model_args lacks, or has beyond nanoGPT's, {', '.join(map(str, wrong))}")
     fields = {ours: args[theirs] for theirs, ours in FIELDS if theirs != "dropout"}
     if not isinstance(fields["bias"], bool):
-        raise ValueError(f"{path}: bias={fields['bias']!r} in model_args has to be True or False")
-    return plausible(fields | {"activation": "gelu"})
+        raise UserError(f"{path}: bias={fields['bias']!r} in model_args has to be True or False")
+    return checked_config(fields | {"activation": "gelu"})
 
 
 def _cut(tensor: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from jaxgpt.errors import UserError
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES: dict[str, np.dtype] = {
@@ -38,22 +40,22 @@ Tensors = dict[str, Tensor]
 def read_folder(folder: Path) -> Tensors:
     """The tensors of a folder with one safetensors file, or several and an index.
 
-    Raises ValueError where there is none, or what there is is broken.
+    Raises UserError where there is none, or what there is is broken.
     """
     if (folder / INDEX).exists():
         return _read_shards(folder)
     if not (folder / SINGLE).exists():
-        raise ValueError(f"{folder} has neither {SINGLE} nor {INDEX}: no weights to load")
+        raise UserError(f"{folder} has neither {SINGLE} nor {INDEX}: no weights to load")
     return read_safetensors(folder / SINGLE)
 
 
 def read_safetensors(path: Path) -> Tensors:
-    """The tensors of one safetensors file. Raises ValueError where the header and the file do not agree."""
+    """The tensors of one safetensors file. Raises UserError where the header and the file do not agree."""
     try:
         with safe_open(path, framework="numpy"):  # checks that the header describes the file to the last byte
             pass
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}): get it again") from None
+        raise UserError(f"{path} is not a whole safetensors file ({error}): get it again") from None
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
@@ -62,31 +64,31 @@ def read_safetensors(path: Path) -> Tensors:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object from a file. Raises ValueError where it holds anything else."""
+    """A JSON object from a file. Raises UserError where it holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}): get it again") from None
+        raise UserError(f"{path} cannot be read as JSON ({error}): get it again") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds {type(value).__name__}, not a JSON object: get it again")
+        raise UserError(f"{path} holds {type(value).__name__}, not a JSON object: get it again")
     return value
 
 
 def shard_names(index: Path) -> dict[str, str]:
-    """Each tensor's file name, from an index. Raises ValueError on a name that leads out of the index's folder."""
+    """Each tensor's file name, from an index. Raises UserError on a name that leads out of the index's folder."""
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise ValueError(f"{index} has no weight_map of tensor names to file names: get it again")
+        raise UserError(f"{index} has no weight_map of tensor names to file names: get it again")
     for name in names.values():
         if Path(name).name != name or "\\" in name or name in ("", ".."):
-            raise ValueError(f"{index} points to {name!r}, outside its folder: refused; do not trust this model")
+            raise UserError(f"{index} points to {name!r}, outside its folder: refused; do not trust this model")
     return names
 
 
 def existing(path: Path) -> Path:
-    """The path of a shard. Raises ValueError where there is no such file."""
+    """The path of a shard. Raises UserError where there is no such file."""
     if not path.exists():
-        raise ValueError(f"{path} is missing, though the index names it: get it again")
+        raise UserError(f"{path} is missing, though the index names it: get it again")
     return path
 
 
@@ -96,7 +98,7 @@ def _read_shards(folder: Path) -> Tensors:
     for name in sorted(set(names.values())):
         shards[name] = read_safetensors(existing(folder / name))
     if lost := sorted(tensor for tensor, name in names.items() if tensor not in shards[name]):
-        raise ValueError(f"{folder / INDEX} names tensors that its files do not hold: {', '.join(lost)}")
+        raise UserError(f"{folder / INDEX} names tensors that its files do not hold: {', '.join(lost)}")
     return {tensor: shards[name][tensor] for tensor, name in names.items()}
 
 

@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from converters.formats.safetensors_files import DTYPES, Tensor, Tensors, existing, shard_names
+from jaxgpt.errors import UserError
 
 SINGLE = "pytorch_model.bin"
 INDEX = "pytorch_model.bin.index.json"
@@ -38,9 +39,9 @@ def read_bin(path: Path) -> Tensors:
 
 
 def unpickled(path: Path) -> Any:
-    """What a pickle holds. Raises ValueError without torch, and where the file is broken or wants to run code."""
+    """What a pickle holds. Raises UserError without torch, and where the file is broken or wants to run code."""
     if find_spec("torch") is None:
-        raise ValueError(f"{path} is a PyTorch pickle and needs torch: pip install 'jaxgpt[torch]', or get safetensors")
+        raise UserError(f"{path} is a PyTorch pickle and needs torch: pip install 'jaxgpt[torch]', or get safetensors")
     import torch
 
     try:
@@ -49,16 +50,16 @@ def unpickled(path: Path) -> Any:
     except Exception as error:  # torch raises what the broken bytes happen to provoke
         asked = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if asked:
-            raise ValueError(f"{path} is refused: it asks to run {asked[1]}; nothing in it was run") from None
-        raise ValueError(f"{path} is not a whole PyTorch file ({type(error).__name__}): get it again") from None
+            raise UserError(f"{path} is refused: it asks to run {asked[1]}; nothing in it was run") from None
+        raise UserError(f"{path} is not a whole PyTorch file ({type(error).__name__}): get it again") from None
 
 
 def tensors_of(state: Any, path: Path) -> Tensors:
-    """A state dict as tensors. Raises ValueError where it is something else."""
+    """A state dict as tensors. Raises UserError where it is something else."""
     import torch
 
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state dict of tensors: is it another kind of checkpoint?")
+        raise UserError(f"{path} holds no state dict of tensors: is it another kind of checkpoint?")
     return {str(name): _tensor(value) for name, value in state.items()}
 
 

@@ -1,0 +1,1 @@
+"""Proof by comparison with transformers: above the rest of the converters, which know nothing of it."""

@@ -79,7 +79,7 @@ class Certificate:
         measures = [dataclasses.asdict(measure) | {"holds": measure.holds} for measure in self.measures]
         return json.dumps(
             {"source": self.source, "against": self.against, "holds": self.holds, "facts": self.facts}
-            | {"first layer that departs": self.first_mismatch, "measures": measures},
+            | {"first mismatch": self.first_mismatch, "measures": measures},
             indent=2,
         )
 
@@ -97,7 +97,7 @@ class Certificate:
         table.add_section()
         for measure in self.measures:
             table.add_row(measure.name, f"{measure.value:.3g}", measure.bound, _word(measure.holds))
-        table.add_row("first layer that departs", self.first_mismatch)
+        table.add_row("first mismatch", self.first_mismatch)
         return table
 
 

@@ -1,4 +1,4 @@
-"""Greedy generation to compare with: in plain steps through the cache, and by reading a text at once."""
+"""Greedy generation to compare with: token by token through the cache, and by one forward pass over the text."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ Tokens = Int[np.ndarray, "B T"]
 
 
 def greedy_with_cache(model: GPT, prompt: Tokens, count: int) -> Int[np.ndarray, " N"]:
-    """The likeliest next tokens, one at a time through the key-value cache."""
+    """The most probable next tokens, one at a time through the key-value cache."""
     read = jax.jit(GPT.read, static_argnames="capacity")
     extend = jax.jit(GPT.extend)
     length = np.array([prompt.shape[1]])
@@ -23,7 +23,7 @@ def greedy_with_cache(model: GPT, prompt: Tokens, count: int) -> Int[np.ndarray,
 
 
 def greedy_full_forward(model: GPT, text: Tokens) -> Int[np.ndarray, " T"]:
-    """The likeliest token after each of the text's, all read at once.
+    """The most probable token after each token of the text, from one forward pass.
 
     Up to the first that differs from the text it is what greedy generation without a cache would write: what follows
     cannot change what came before.

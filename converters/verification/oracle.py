@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from converters.hf_tokenizer import FILES
+from converters.gpt2_tokenizer import FILES
+from jaxgpt.errors import UserError
 
 Tokens = Int[np.ndarray, "B T"]
 
@@ -16,9 +17,9 @@ class Oracle:
     """AutoModelForCausalLM from a folder, in float64."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ValueError without torch and transformers."""
+        """Raises UserError without torch and transformers."""
         if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
-            raise ValueError(f"a verification needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+            raise UserError(f"a verification needs {' and '.join(missing)}: pip install {' '.join(missing)}")
         import torch
         import transformers
 
@@ -53,7 +54,7 @@ class Oracle:
         return found
 
     def greedy(self, prompt: Tokens, count: int) -> Tokens:
-        """The likeliest continuation, prompt included."""
+        """The greedy continuation, prompt included."""
         import torch
 
         inputs: dict[str, Any] = {"input_ids": torch.from_numpy(prompt.astype(np.int64))}

@@ -18,6 +18,7 @@ from converters.load import load_pretrained
 from converters.verification.certificate import AT_MOST, Certificate, bounded
 from converters.verification.greedy import greedy_full_forward, greedy_with_cache
 from converters.verification.oracle import Oracle
+from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT, named_parameters, num_parameters
 from jaxgpt.model.loss import next_token_loss
 
@@ -40,7 +41,7 @@ def verify(
     it is loaded already. A source that transformers does not open, such as a weights file or a run, is written to a
     temporary folder for it, which verifies the writing as well.
 
-    Raises ValueError where either cannot be loaded, or they are not of one size.
+    Raises UserError where either cannot be loaded, or they are not of one size.
     """
     model = model or load_pretrained(source, dtype=dtype)
     with tempfile.TemporaryDirectory() as draft:
@@ -71,7 +72,7 @@ def _check_sizes(model: GPT, oracle: Oracle) -> None:
     theirs = oracle.model.config
     for ours, name in ((model.config.vocab_size, "vocab_size"), (model.config.num_layers, "num_hidden_layers")):
         if ours != getattr(theirs, name):
-            raise ValueError(f"{name} is {ours} here and {getattr(theirs, name)} there: these are two models")
+            raise UserError(f"{name} is {ours} here and {getattr(theirs, name)} there: these are two models")
 
 
 def _measured(model: GPT, oracle: Oracle, architecture: Architecture) -> tuple[dict[str, float], str, dict[str, str]]:
@@ -110,7 +111,7 @@ def _outputs_compared(model: GPT, oracle: Oracle, rows: list[Tokens]) -> tuple[d
         "top-1 agreement": min(agree),
         "largest layer output error, relative": by_layer.max(),
     }
-    return {name: float(value) for name, value in values.items()}, _first_departure(by_layer, model.config.dtype)
+    return {name: float(value) for name, value in values.items()}, _first_mismatch(by_layer, model.config.dtype)
 
 
 def _layer_by_layer(model: GPT, tokens: Int[Array, "B T"]) -> tuple[Array, list[Array]]:
@@ -125,7 +126,7 @@ def _layer_by_layer(model: GPT, tokens: Int[Array, "B T"]) -> tuple[Array, list[
     return model.logits(outputs[-1]), outputs
 
 
-def _first_departure(by_layer: Float[np.ndarray, " L"], dtype: str) -> str:
+def _first_mismatch(by_layer: Float[np.ndarray, " L"], dtype: str) -> str:
     bound = AT_MOST[dtype]["largest layer output error, relative"]
     for layer, error in enumerate(by_layer):
         if not error <= bound:

@@ -9,7 +9,7 @@ import pytest
 
 import jaxgpt as package
 from converters import save_pretrained
-from converters.adapt import rebuilt
+from converters.adapt import model_from_parameters
 from jaxgpt.config import GPTConfig
 from jaxgpt.data import Batches
 from jaxgpt.model.gpt import named_parameters
@@ -134,7 +134,9 @@ def test_a_student_that_starts_as_its_teacher_has_nothing_to_learn(trained, text
     ],
 )
 def test_a_teacher_that_cannot_read_what_the_student_reads_is_refused(text, tmp_path, fields, message):
-    zeros = rebuilt(GPTConfig.preset("tiny", num_layers=1, **fields), lambda _, like: jnp.zeros(like.shape))
+    zeros = model_from_parameters(
+        GPTConfig.preset("tiny", num_layers=1, **fields), lambda _, like: jnp.zeros(like.shape)
+    )
     save_pretrained(zeros, tmp_path / "teacher")
     flags = ("--data.source", text, "--distill", tmp_path / "teacher", "--run", tmp_path / "run")
     assert message in one_line("train", "tiny", *flags)

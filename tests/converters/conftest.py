@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from converters.adapt import rebuilt
+from converters.adapt import model_from_parameters
 from converters.architectures import ARCHITECTURES, sizes
 from jaxgpt.model.gpt import named_parameters
 from jaxgpt.model.loss import next_token_loss
@@ -123,7 +123,7 @@ def random_model(config, seed=0, scale=1.0):
             array[config.vocab_size :] = 0
         return jnp.asarray(array)
 
-    return rebuilt(config, parameter)
+    return model_from_parameters(config, parameter)
 
 
 @pytest.fixture(scope="session")

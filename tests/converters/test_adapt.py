@@ -8,8 +8,8 @@ import pytest
 
 from converters import load_pretrained, save_pretrained
 from converters.adapt import adapt_weights
-from converters.heads import pooled
-from converters.report import cache_bytes, cache_bytes_per_token
+from converters.comparison import cache_bytes, cache_bytes_per_token
+from converters.kv_heads import pool_kv_heads
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import GPT, abstract_model, named_parameters
 
@@ -60,7 +60,7 @@ def test_svd_is_exact_where_the_heads_share_a_subspace():
         shared, mix = rng.normal(size=(25, 6)), rng.normal(size=(4, 6, 6))
         wide = np.einsum("dc,nch->dnh", shared, mix).astype(np.float32)
         layer |= {f"{name}.kernel": jnp.asarray(wide[:-1]), f"{name}.bias": jnp.asarray(wide[-1])}
-    for one, other in zip(scores_and_mixers(layer), scores_and_mixers(pooled(layer, 1, "svd"))):
+    for one, other in zip(scores_and_mixers(layer), scores_and_mixers(pool_kv_heads(layer, 1, "svd"))):
         np.testing.assert_allclose(one, other, atol=1e-3)
 
 
@@ -68,7 +68,7 @@ def test_svd_keeps_more_of_the_scores_than_the_mean():
     layer = attention()
     before = scores_and_mixers(layer)
     lost = {
-        init: sum(np.square(a - b).sum() for a, b in zip(before, scores_and_mixers(pooled(layer, 2, init))))
+        init: sum(np.square(a - b).sum() for a, b in zip(before, scores_and_mixers(pool_kv_heads(layer, 2, init))))
         for init in ("mean", "first", "svd")
     }
     assert lost["svd"] < lost["mean"] < lost["first"]
@@ -76,9 +76,9 @@ def test_svd_keeps_more_of_the_scores_than_the_mean():
 
 def test_mean_is_the_average_of_neighbours():
     layer = attention()
-    key = pooled(layer, 2, "mean")["key.kernel"]
+    key = pool_kv_heads(layer, 2, "mean")["key.kernel"]
     np.testing.assert_allclose(key[:, 1], (layer["key.kernel"][:, 2] + layer["key.kernel"][:, 3]) / 2, atol=1e-6)
-    np.testing.assert_array_equal(pooled(layer, 2, "first")["value.bias"][1], layer["value.bias"][2])
+    np.testing.assert_array_equal(pool_kv_heads(layer, 2, "first")["value.bias"][1], layer["value.bias"][2])
 
 
 def test_a_plain_gpt2_loads_as_every_variant_and_leaves_as_one(make_model, tmp_path, capsys):

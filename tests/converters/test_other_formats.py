@@ -8,6 +8,7 @@ import pytest
 
 from converters import load_pretrained, save_pretrained
 from converters.architectures import NANOGPT
+from converters.verification.certify import certify
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import named_parameters
 
@@ -127,7 +128,7 @@ def test_an_llmc_file_is_laid_out_as_llmc_reads_it(make_model, tmp_path):
 )
 def test_a_card_beside_the_file_says_what_it_is_and_what_opens_it(torch, make_model, tmp_path, kind, fields, use):
     model = make_model(dataclasses.replace(TINY, **fields))
-    save_pretrained(model, tmp_path / "out", kind, origin="a trained run", verify=True)
+    save_pretrained(model, tmp_path / "out", kind, origin="a trained run", check=certify)
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"library_name: {kind}" in card
     assert "Weights from: a trained run." in card

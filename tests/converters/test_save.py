@@ -166,7 +166,7 @@ def test_a_bytes_tokenizer_is_the_one_we_ship(make_model, tmp_path):
         ({}, "llama", "architecture='llama' is not one of auto"),
     ],
 )
-def test_what_no_architecture_expresses_is_refused_by_field(make_model, tmp_path, fields, architecture, words):
+def test_what_no_architecture_can_hold_is_refused_by_field(make_model, tmp_path, fields, architecture, words):
     with pytest.raises(ValueError, match=words):
         save_pretrained(make_model(dataclasses.replace(TINY, **fields)), tmp_path / "out", architecture)
     assert not any(tmp_path.iterdir())

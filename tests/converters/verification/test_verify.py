@@ -8,6 +8,7 @@ from converters import load_pretrained, save_pretrained
 from converters.arguments import Convert, Verify
 from converters.commands import convert, verify
 from converters.verification.certificate import Certificate, Measure
+from converters.verification.certify import certify
 from converters.verification.greedy import greedy_full_forward, greedy_with_cache
 from converters.verification.verify import verify as certificate_of
 from jaxgpt.config import GPTConfig
@@ -24,7 +25,7 @@ def needs_torch():
 
 
 def test_a_folder_that_was_verified_says_so(needs_torch, make_model, tmp_path):
-    save_pretrained(make_model(VARIANT), tmp_path / "model", verify=True)
+    save_pretrained(make_model(VARIANT), tmp_path / "model", check=certify)
     card = (tmp_path / "model" / "README.md").read_text()
     assert "| largest logit error |" in card
     assert "EXCEEDED" not in card
@@ -39,7 +40,7 @@ def test_the_layer_that_differs_is_named(needs_torch, make_model, tmp_path, caps
     assert verify(Verify(str(tmp_path / "one"), against=str(tmp_path / "two"), json=True)) == 1
     certificate = json.loads(capsys.readouterr().out)
     assert not certificate["holds"]
-    assert certificate["first layer that departs"].startswith("layer 1, by ")
+    assert certificate["first mismatch"].startswith("layer 1, by ")
     exceeded = {measure["name"] for measure in certificate["measures"] if not measure["holds"]}
     assert {"largest logit error", "KL divergence, nats per token", "largest gradient error, relative"} <= exceeded
 
@@ -54,9 +55,9 @@ def test_a_model_without_a_folder_is_verified_as_it_would_be_written(needs_torch
 
 def test_what_fails_verification_is_not_kept(make_model, tmp_path, monkeypatch):
     failed = Certificate("here", "there", {}, (Measure("largest logit error", 1.0, at_most=1e-4),), "layer 0")
-    monkeypatch.setattr("converters.verification.verify.verify", lambda folder: failed)
+    monkeypatch.setattr("converters.verification.certify.verify", lambda folder: failed)
     with pytest.raises(ValueError, match="computes something else from what was written: largest logit error"):
-        save_pretrained(make_model(TINY), tmp_path / "model", verify=True)
+        save_pretrained(make_model(TINY), tmp_path / "model", check=certify)
     assert not any(tmp_path.iterdir())
 
 

@@ -13,13 +13,13 @@ KVInit = Literal["mean", "first", "svd"]
 KV_INITS = get_args(KVInit)
 
 
-def repeated(name: str, value: Array, copies: int) -> Array:
+def repeat_kv_heads(name: str, value: Array, copies: int) -> Array:
     """A parameter with each key-value head in place of one, `copies` times: grouped attention computes the same."""
     shared = ".attn.key." in name or ".attn.value." in name
     return jnp.repeat(value, copies, axis=-2) if shared else value
 
 
-def pooled(attention: Attention, kv_heads: int, kv_init: KVInit) -> Attention:
+def pool_kv_heads(attention: Attention, kv_heads: int, kv_init: KVInit) -> Attention:
     """The layer with fewer key-value heads, each made of a group of neighbours.
 
     mean: their average, which recovers fastest when uptrained (Ainslie et al. 2023, section 3.2 and figure 4).

@@ -1,5 +1,7 @@
 """The model card: where weights come from, what they are, how they were verified."""
 
+from pathlib import Path
+
 from jaxgpt.model.gpt import GPT, num_parameters
 
 CARD = """---
@@ -45,8 +47,8 @@ SHOWN = (
 )  # fmt: skip
 
 
-def model_card(model: GPT, kind: str, dtype: str, origin: str, verification: str = NOT_VERIFIED) -> str:
-    """README.md of a folder."""
+def model_card(model: GPT, kind: str, dtype: str, origin: str) -> str:
+    """README.md of a folder, not verified yet."""
     fields = "\n".join(f"| {name} | {getattr(model.config, name)} |" for name in SHOWN)
     library, language, use = USES[kind]
     return CARD.format(
@@ -58,5 +60,12 @@ def model_card(model: GPT, kind: str, dtype: str, origin: str, verification: str
         origin=origin,
         dtype=dtype,
         fields=fields,
-        verification=verification,
+        verification=NOT_VERIFIED,
     )
+
+
+def add_certificate(folder: Path, certificate: str) -> None:
+    """Put a verification's result on the model card of a folder."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8")
+    card.write_text(text.replace(NOT_VERIFIED, certificate), encoding="utf-8")
