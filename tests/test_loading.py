@@ -1,10 +1,18 @@
+import pickle
+
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxgpt
+from jaxgpt.config import GPTConfig
+from jaxgpt.data import CharTokenizer, GPT2Tokenizer
+from jaxgpt.data.hf_tokenizer import character_json
+from jaxgpt.errors import UserError
 from jaxgpt.evaluation.evaluate import evaluate
-from jaxgpt.model.gpt import named_parameters
+from jaxgpt.loading import check_vocabulary
+from jaxgpt.model.gpt import GPT, named_parameters
 from jaxgpt.training.run import read_run
 from tests.runs import lines, quick_compilation, state
 
@@ -56,3 +64,65 @@ def test_a_config_may_change_where_the_parameters_fit(trained, model):
 def test_a_change_that_needs_other_parameters_is_refused(trained, changes, message):
     with pytest.raises(ValueError, match=message):
         jaxgpt.load(trained, **changes)
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """A function that exports a model of so many tokens without a tokenizer."""
+
+    def export(size):
+        from converters import save_pretrained
+
+        config = GPTConfig(vocab_size=size, context_length=8, num_layers=1, num_heads=1, d_model=8)
+        save_pretrained(GPT(config, rngs=nnx.Rngs(0)), tmp_path / "model")
+        for file in (tmp_path / "model").iterdir():
+            if "token" in file.name or file.name in ("vocab.json", "merges.txt"):
+                file.unlink()
+        return tmp_path / "model"
+
+    return export
+
+
+def test_a_folder_without_a_tokenizer_is_not_taken_for_gpt2(exported, tmp_path):
+    with pytest.raises(UserError, match=r"has no tokenizer .*vocabulary of 61 is not GPT-2's.*--tokenizer"):
+        jaxgpt.load_tokenizer(exported(61))
+    with pytest.raises(ValueError, match="does not exist"):
+        jaxgpt.load_tokenizer(tmp_path / "mistyped" / "path")
+
+
+def test_gpt2s_tokenizer_without_files_needs_exactly_its_vocabulary_and_is_said(exported, capsys):
+    assert jaxgpt.load_tokenizer(exported(50257)).name == "gpt2"
+    assert "has GPT-2's number of tokens, so GPT-2's is used" in capsys.readouterr().err
+
+
+def test_a_folders_own_tokenizer_is_taken(exported, capsys):
+    folder = exported(50257)
+    (folder / "tokenizer.json").write_text(character_json("A?B"))
+    assert jaxgpt.load_tokenizer(folder).encode("AB").tolist() == [0, 2]
+    assert jaxgpt.load_tokenizer(folder / "model.safetensors").encode("AB").tolist() == [0, 2]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_has_is_another_models():
+    config = GPTConfig(vocab_size=61, context_length=8, num_layers=1, num_heads=1, d_model=8)
+    check_vocabulary(CharTokenizer("ab"), config, "here")
+    with pytest.raises(UserError, match="gpt2 tokenizer has 50257 tokens and here 61"):
+        check_vocabulary(GPT2Tokenizer(), config, "here")
+
+
+def test_nanogpts_characters_are_found_where_its_own_sampler_looks(tmp_path):
+    torch = pytest.importorskip("torch")
+    from converters import save_pretrained
+
+    config = GPTConfig(vocab_size=3, context_length=8, num_layers=1, num_heads=1, d_model=8, activation="gelu")
+    save_pretrained(GPT(config, rngs=nnx.Rngs(0)), tmp_path / "out", "nanogpt")
+    (tmp_path / "data" / "poems").mkdir(parents=True)
+    itos = dict(enumerate("xyz"))
+    (tmp_path / "data" / "poems" / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": 3, "itos": itos}))
+    checkpoint = torch.load(tmp_path / "out" / "ckpt.pt", weights_only=True)
+    torch.save(checkpoint | {"config": {"dataset": "poems"}}, tmp_path / "out" / "ckpt.pt")
+    for source in (tmp_path / "out", tmp_path / "out" / "ckpt.pt"):
+        assert jaxgpt.load_tokenizer(source).encode("zx").tolist() == [2, 0]
+    (tmp_path / "data" / "poems" / "meta.pkl").unlink()
+    with pytest.raises(UserError, match="vocabulary of 3 is not GPT-2's"):
+        jaxgpt.load_tokenizer(tmp_path / "out" / "ckpt.pt")

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.data.corpus import Corpus, read
-from jaxgpt.data.tokenizer import CharTokenizer, GPT2Tokenizer, Tokenizer, from_spec
+from jaxgpt.data.tokenizer import CharTokenizer, Tokenizer, from_spec
+from jaxgpt.errors import UserError
 from jaxgpt.runtime.user_cache import cache_folder
 
 FORMAT = 1
@@ -41,10 +42,12 @@ class TokenData:
 def prepare(source: str, tokenizer: str | Tokenizer, cache: Path | None = None) -> TokenData:
     """The tokens of a corpus, made at most once per cache folder.
 
-    The tokenizer is `gpt2`, `char` (the characters of this corpus), or one made before, such as a run's.
+    The tokenizer is `gpt2`, `char` (the characters of this corpus), a folder's, or one made before, such as a run's.
     """
     corpus = read(source)
     chosen = _tokenizer(tokenizer, corpus)
+    if chosen.vocab_size > 2**16:
+        raise UserError(f"the tokenizer has {chosen.vocab_size} tokens, and shards hold ids below 65536 (uint16)")
     key = json.dumps([FORMAT, HELD_BACK, corpus.source_hash, corpus.tabs, chosen.spec()], sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     folder = (cache or cache_folder()) / "tokens" / f"{corpus.name}-{chosen.name}-{digest}"
@@ -101,9 +104,9 @@ def _tokenizer(choice: str | Tokenizer, corpus: Corpus) -> Tokenizer:
         return choice
     if choice == CharTokenizer.name:
         return CharTokenizer.from_text("".join(corpus.documents))
-    if choice == GPT2Tokenizer.name:
-        return GPT2Tokenizer()
-    raise ValueError(f"tokenizer {choice!r} is not known: it has to be gpt2 or char")
+    from jaxgpt.data.tokenizer_files import named_tokenizer
+
+    return named_tokenizer(choice)
 
 
 def _write(folder: Path, corpus: Corpus, tokenizer: Tokenizer) -> None:

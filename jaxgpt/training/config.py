@@ -16,8 +16,8 @@ class DataConfig:
 
     source: str = "stdlib"
     """stdlib (Python's own source and documentation), shakespeare, or the path of a text file or folder."""
-    tokenizer: Literal["gpt2", "char"] = "gpt2"
-    """gpt2: the 50257 byte-pair tokens of GPT-2. char: one token for each character of the text."""
+    tokenizer: str = "gpt2"
+    """gpt2: the 50257 byte-pair tokens of GPT-2. char: one token for each character of the text. A folder: its own."""
 
 
 @dataclasses.dataclass(frozen=True)

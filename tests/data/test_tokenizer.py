@@ -95,6 +95,16 @@ def test_encoding_together_is_encoding_one_by_one(tokenizer):
         np.testing.assert_array_equal(together, alone)
 
 
+@pytest.mark.parametrize("after", ["x", "", "\n"])
+def test_a_million_blanks_are_encoded_as_the_few_are(after):
+    tokenizer = GPT2Tokenizer()
+    blanks = " \t" * 500_000
+    assert tokenizer.decode(tokenizer.encode(f"a{blanks}{after}")) == f"a{blanks}{after}"
+    for few in (9_999, 10_000, 10_001):
+        text = "a" + " " * few + after + "\n" * 10_001 + "b c"
+        assert tokenizer.encode(text).tolist() == gpt2_encoding().encode_ordinary(text)
+
+
 def test_text_never_makes_the_end_of_text():
     tokenizer = GPT2Tokenizer()
     ids = tokenizer.encode("a<|endoftext|>b")
@@ -122,5 +132,5 @@ def test_characters_have_to_be_different_and_some(characters):
 
 
 def test_a_foreign_spec_is_refused():
-    with pytest.raises(ValueError, match="'llama'.*gpt2 or char"):
+    with pytest.raises(ValueError, match="'llama'.*gpt2, char or hf"):
         from_spec({"name": "llama"})
