@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxgpt.data.corpus import Corpus, read
 from jaxgpt.data.tokenizer import CharTokenizer, Tokenizer, from_spec
+from jaxgpt.data.tokenizer_files import as_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.runtime.user_cache import cache_folder
 
@@ -44,8 +45,9 @@ def prepare(source: str, tokenizer: str | Tokenizer, cache: Path | None = None) 
 
     The tokenizer is `gpt2`, `char` (the characters of this corpus), a folder's, or one made before, such as a run's.
     """
+    named = tokenizer if tokenizer == CharTokenizer.name else as_tokenizer(tokenizer)
     corpus = read(source)
-    chosen = _tokenizer(tokenizer, corpus)
+    chosen = CharTokenizer.from_text("".join(corpus.documents)) if isinstance(named, str) else named
     if chosen.vocab_size > 2**16:
         raise UserError(f"the tokenizer has {chosen.vocab_size} tokens, and shards hold ids below 65536 (uint16)")
     key = json.dumps([FORMAT, HELD_BACK, corpus.source_hash, corpus.tabs, chosen.spec()], sort_keys=True)
@@ -97,16 +99,6 @@ def split(documents: list[str]) -> tuple[list[str], list[str]]:
     held_back = held_back or {min(order, key=sizes.__getitem__)}
     train = [document for i, document in enumerate(documents) if i not in held_back]
     return train, [documents[i] for i in sorted(held_back)]
-
-
-def _tokenizer(choice: str | Tokenizer, corpus: Corpus) -> Tokenizer:
-    if not isinstance(choice, str):
-        return choice
-    if choice == CharTokenizer.name:
-        return CharTokenizer.from_text("".join(corpus.documents))
-    from jaxgpt.data.tokenizer_files import named_tokenizer
-
-    return named_tokenizer(choice)
 
 
 def _write(folder: Path, corpus: Corpus, tokenizer: Tokenizer) -> None:

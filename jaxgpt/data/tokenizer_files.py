@@ -24,8 +24,10 @@ META = "meta.pkl"
 CHOICES = "--data.tokenizer has to be gpt2, char, or a folder with a tokenizer, such as `jaxgpt data tokenizer` makes"
 
 
-def named_tokenizer(name: str) -> Tokenizer:
+def as_tokenizer(name: str | Tokenizer) -> Tokenizer:
     """The tokenizer of a name: gpt2, or what lies in a folder. Raises UserError where it is neither."""
+    if not isinstance(name, str):
+        return name
     if name == GPT2Tokenizer.name:
         return GPT2Tokenizer()
     found = read_tokenizer(Path(name).expanduser())

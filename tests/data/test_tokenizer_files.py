@@ -8,7 +8,7 @@ import pytest
 
 from jaxgpt.data import CharTokenizer, GPT2Tokenizer, from_spec, prepare
 from jaxgpt.data.hf_tokenizer import HFTokenizer, character_json, train_bpe, write_tokenizer
-from jaxgpt.data.tokenizer_files import META, named_tokenizer, read_tokenizer
+from jaxgpt.data.tokenizer_files import META, as_tokenizer, read_tokenizer
 from jaxgpt.errors import UserError
 
 TEXT = "First Citizen:\n\tBefore we proceed — 12345 naïve 🤖's  tokens\r\n"
@@ -40,7 +40,7 @@ def test_a_tokenizer_of_ones_own_is_read_as_it_was_trained(own, folder):
     assert found.encode(TEXT).tolist() == own.encode(TEXT).tolist()
     assert (found.vocab_size, found.end_of_text, found.stop_tokens) == (300, 0, (0,))
     assert found.decode(found.encode(TEXT)) == TEXT
-    assert named_tokenizer(str(folder)).spec() == found.spec()
+    assert as_tokenizer(str(folder)).spec() == found.spec()
 
 
 def test_transformers_gives_the_same_ids_and_text(own, folder):
@@ -151,7 +151,7 @@ def test_a_broken_file_is_named(tmp_path, content, message):
 def test_no_files_no_tokenizer(tmp_path):
     assert read_tokenizer(tmp_path) is None
     with pytest.raises(UserError, match="has to be gpt2, char, or a folder"):
-        named_tokenizer(str(tmp_path))
+        as_tokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize(("size", "message"), [(256, "256 bytes and"), (5000, "pairs for .* only")])
