@@ -1,14 +1,15 @@
 """How well a model predicts a text."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Integer
 
-from jaxgpt.data import TokenData, eval_batches
+from jaxgpt.data import TokenData
+from jaxgpt.evaluation.scoring import BatchSize, document_windows, score_windows
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.loss import mean_loss
 
 
 class Evaluation(NamedTuple):
@@ -18,23 +19,56 @@ class Evaluation(NamedTuple):
     """Nats per token."""
     perplexity: float
     """exp(loss)."""
-    bits_per_byte: float
-    """Comparable between tokenizers; the text's UTF-8 bytes count."""
+    bits_per_byte: float | None
+    """Comparable between tokenizers; the text's UTF-8 bytes count. None: it is not known how many there are."""
     tokens: int
     """Predicted."""
+    standard_error: float | None
+    """Of the loss, from the spread between windows. None: there is one window."""
 
 
 def evaluate(
-    model: GPT, tokens: Integer[np.ndarray, " N"], bytes_per_token: float, batch_size: int = 8, count: int | None = None
+    model: GPT,
+    tokens: Integer[np.ndarray, " N"],
+    bytes_per_token: float | None = None,
+    batch_size: BatchSize = "auto",
+    *,
+    stride: int | None = None,
+    max_windows: int | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Evaluation:
-    """The mean loss over windows of context_length tokens that cover the text, or `count` batches spread over it.
+    """The mean loss of a text: every token but the first is predicted exactly once, whatever the batch size or mesh.
 
-    Raises ValueError where the text is shorter than one window.
+    Windows of context_length tokens move on by `stride` (None: by whole windows). With `max_windows`, only so many of
+    them, spread evenly over the text.
+
+    Raises UserError where the text has fewer than two tokens, or one that is not in the vocabulary.
+
+    Example:
+        >>> import jaxgpt, numpy as np
+        >>> from flax import nnx
+        >>> model = jaxgpt.GPT(jaxgpt.GPTConfig.preset("tiny"), rngs=nnx.Rngs(0))
+        >>> jaxgpt.evaluate(model, np.arange(97)).tokens
+        96
     """
-    batches = eval_batches(tokens, batch_size, model.config.context_length, count or len(tokens))
-    loss = mean_loss(model, batches)
-    predicted = batches[:, :, 1:].size
-    return Evaluation(loss, math.exp(min(loss, 700.0)), loss / math.log(2) / bytes_per_token, predicted)
+    (windows,) = document_windows(model.config, [tokens], stride=stride)
+    if max_windows is not None and max_windows < len(windows):
+        windows = [windows[i * len(windows) // max_windows] for i in range(max_windows)]
+    scores = score_windows(model, windows, batch_size=batch_size, progress=progress)
+    sums = np.array([score.logprobs.sum(dtype=np.float64) for score in scores])
+    counts = np.array([len(score.logprobs) for score in scores])
+    loss = -sums.sum() / counts.sum()
+    bits = None if bytes_per_token is None else loss / math.log(2) / bytes_per_token
+    return Evaluation(loss, math.exp(min(loss, 700.0)), bits, int(counts.sum()), ratio_error(-sums, counts))
+
+
+def ratio_error(sums: np.ndarray, counts: np.ndarray) -> float | None:
+    """The standard error of sums.sum() / counts.sum() over independent groups (Cochran 1977, equation 2.45)."""
+    groups = len(sums)
+    if groups < 2:
+        return None
+    residuals = sums - sums.sum() / counts.sum() * counts
+    return float(np.sqrt(groups / (groups - 1) * (residuals**2).sum()) / counts.sum())
 
 
 def split_tokens(data: TokenData, split: str) -> tuple[Integer[np.ndarray, " N"], float]:

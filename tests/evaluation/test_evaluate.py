@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.data import eval_batches, prepare
-from jaxgpt.evaluation.evaluate import evaluate, split_tokens
+from jaxgpt.data import prepare
+from jaxgpt.errors import UserError
+from jaxgpt.evaluation.evaluate import evaluate, ratio_error, split_tokens
+from jaxgpt.evaluation.scoring import document_windows, rolling_loglikelihood
 from jaxgpt.model.gpt import abstract_model
 from tests.variants import BASELINE, loud, text
 
@@ -21,26 +23,47 @@ def test_a_model_that_knows_nothing_finds_all_tokens_equally_likely():
     assert found.bits_per_byte == pytest.approx(math.log2(BASELINE.vocab_size) / 4, rel=1e-6)
 
 
-def test_the_loss_is_the_mean_over_windows_that_cover_the_text():
+@pytest.mark.parametrize("batch_size", [1, 4, 8, 32, "auto"])
+def test_every_token_is_predicted_once_whatever_the_batch_size(batch_size):
+    model, tokens = loud(BASELINE), TOKENS[: 15 * 32 + 9]
+    found = evaluate(model, tokens, 1.0, batch_size)
+    assert found.tokens == len(tokens) - 1
+    (total,) = rolling_loglikelihood(model, [tokens], batch_size=3)
+    assert found.loss == pytest.approx(-total / (len(tokens) - 1), rel=1e-6)
+
+
+def test_a_stride_gives_more_context_and_predicts_as_many_tokens():
     model = loud(BASELINE)
-    found = evaluate(model, TOKENS, 1.0)
-    windows = eval_batches(TOKENS, 8, BASELINE.context_length, 3).reshape(-1, BASELINE.context_length + 1)
-    logits = np.asarray(model(jnp.asarray(windows[:, :-1])), np.float64)
-    likely = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    expected = -np.take_along_axis(likely, windows[:, 1:, None], axis=-1).mean()
-    assert found.loss == pytest.approx(expected, abs=1e-5)
-    assert found.tokens == windows[:, 1:].size
-    assert found.tokens > 0.75 * len(TOKENS)
+    found = evaluate(model, TOKENS[:200], stride=7)
+    (total,) = rolling_loglikelihood(model, [TOKENS[:200]], stride=7)
+    assert (found.tokens, found.bits_per_byte) == (199, None)
+    assert found.loss == pytest.approx(-total / 199, rel=1e-6)
 
 
-def test_a_hopeless_loss_does_not_overflow(monkeypatch):
-    monkeypatch.setattr("jaxgpt.evaluation.evaluate.mean_loss", lambda *_: 1e4)
-    assert math.isfinite(evaluate(abstract_model(BASELINE), TOKENS, 1.0).perplexity)
+def test_a_few_windows_are_spread_over_the_text():
+    model = loud(BASELINE)
+    found = evaluate(model, TOKENS, 1.0, max_windows=2)
+    starts = [0, len(document_windows(BASELINE, [TOKENS])[0]) // 2 * 32]
+    totals = rolling_loglikelihood(model, [TOKENS[start : start + 33] for start in starts])
+    assert found.loss == pytest.approx(-sum(totals) / 64, rel=1e-6)
 
 
-def test_a_text_shorter_than_a_window_is_refused():
-    with pytest.raises(ValueError, match="the text has 32 tokens"):
-        evaluate(abstract_model(BASELINE), TOKENS[:32], 1.0)
+def test_the_standard_error_is_that_of_a_mean_where_groups_are_equal():
+    losses, counts = np.array([1.0, 2.0, 4.0, 7.0]) * 5, np.full(4, 5)
+    assert ratio_error(losses, counts) == pytest.approx(np.std([1, 2, 4, 7], ddof=1) / 2)
+    assert ratio_error(losses[:1], counts[:1]) is None
+
+
+def test_a_hopeless_loss_does_not_overflow():
+    hopeless = jax.tree.map(lambda leaf: 1e4 * leaf, loud(BASELINE))
+    found = evaluate(hopeless, TOKENS[:40])
+    assert found.loss > 710
+    assert math.isfinite(found.perplexity)
+
+
+def test_a_token_outside_the_vocabulary_is_refused():
+    with pytest.raises(UserError, match="holds token 61, which is not in the model's vocabulary of 61"):
+        evaluate(loud(BASELINE), np.arange(62))
 
 
 def test_the_parts_of_a_corpus_have_their_own_bytes(tmp_path):
