@@ -48,8 +48,8 @@ class Arguments:
     """What the samples begin with."""
     steps: int = 600
     """Updates of the model trained here."""
-    batches: int | None = None
-    """How many batches are read, spread over the text. None: all of it."""
+    windows: int | None = None
+    """How many windows are read, spread over the text. None: all of it."""
     results: Path = evidence.RESULTS
     """Where the result goes."""
 
@@ -80,7 +80,7 @@ def trained_here(steps: int) -> tuple[GPT, TokenData, Tokenizer]:
 def judged(model: GPT, data: TokenData, tokenizer: Tokenizer, split: str, arguments: Arguments) -> dict[str, Any]:
     """The measures of a model on a part of a text, and a sample."""
     tokens, bytes_per_token = split_tokens(data, split)
-    found = evaluate(model, tokens, bytes_per_token, count=arguments.batches)
+    found = evaluate(model, tokens, bytes_per_token, max_windows=arguments.windows)
     words = len(tokenizer.decode(tokens.tolist()).split())
     start = tokenizer.encode(arguments.prompt).tolist()
     new = min(200, (model.config.max_length or 10_000) - len(start))

@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxgpt.config import GPTConfig
     from jaxgpt.evaluation.evaluate import evaluate
+    from jaxgpt.evaluation.scoring import loglikelihood, rolling_loglikelihood
     from jaxgpt.inference.generate import generate
     from jaxgpt.loading import load, load_tokenizer
     from jaxgpt.model.gpt import GPT
 
-__all__ = ["GPT", "GPTConfig", "evaluate", "generate", "load", "load_tokenizer"]
+__all__ = [
+    "GPT",
+    "GPTConfig",
+    "evaluate",
+    "generate",
+    "load",
+    "load_tokenizer",
+    "loglikelihood",
+    "rolling_loglikelihood",
+]
 
 _HOME = {
     "GPT": "jaxgpt.model.gpt",
@@ -22,6 +32,8 @@ _HOME = {
     "generate": "jaxgpt.inference.generate",
     "load": "jaxgpt.loading",
     "load_tokenizer": "jaxgpt.loading",
+    "loglikelihood": "jaxgpt.evaluation.scoring",
+    "rolling_loglikelihood": "jaxgpt.evaluation.scoring",
 }
 
 

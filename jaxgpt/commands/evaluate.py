@@ -1,18 +1,27 @@
 """`jaxgpt evaluate`."""
 
 import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxgpt.config import Backend
+from jaxgpt.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxgpt.data import TokenData
+    from jaxgpt.model.gpt import GPT
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Loss, perplexity and bits per byte on a text."""
+    """Loss, perplexity and bits per byte on a text, or the standard tasks."""
 
     source: tyro.conf.Positional[Path]
     """A run folder, a Hugging Face folder or hub id, or a weights file."""
@@ -20,34 +29,84 @@ class Arguments:
     """stdlib, shakespeare, or the path of a text file or folder. None: what the run was trained on."""
     split: Literal["validation", "train", "all"] = "validation"
     """Which part of the text; validation is the held-back tenth."""
-    batch_size: int = 8
-    """Windows computed at once."""
+    step: Literal["latest", "best"] | int = "latest"
+    """Which checkpoint of a run."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Windows computed at once. auto: as many as the device's memory holds."""
+    stride: int | None = None
+    """Tokens by which a window moves on; fewer give each token more context and take longer. None: whole windows."""
     attention: Backend | None = None
     """Attention backend by name, such as auto where the model's own cannot run here. None: the model's own."""
+    json: bool = False
+    """Print the result as JSON."""
 
 
 def main(arguments: list[str]) -> int:
     """Print how well the model predicts the text; returns the exit code."""
     chosen = tyro.cli(Arguments, prog="jaxgpt evaluate", args=arguments)
-    if chosen.batch_size < 1:
-        raise ValueError(f"--batch-size {chosen.batch_size} computes nothing; use at least 1")
-    from jaxgpt.data import prepare
+    if chosen.batch_size != "auto" and chosen.batch_size < 1:
+        raise UserError(f"--batch-size {chosen.batch_size} computes nothing; use at least 1, or auto")
+    return evaluate_text(chosen)
+
+
+def evaluate_text(chosen: Arguments) -> int:
+    """The loss on a text."""
     from jaxgpt.evaluation.evaluate import evaluate, split_tokens
-    from jaxgpt.loading import load_tokenizer, load_with_backend
+    from jaxgpt.evaluation.scoring import document_windows
+
+    data = text_of(chosen)
+    tokens, bytes_per_token = split_tokens(data, chosen.split)
+    model = model_of(chosen)
+    with progress_bar("windows", len(document_windows(model.config, [tokens], stride=chosen.stride)[0])) as advance:
+        found = evaluate(model, tokens, bytes_per_token, chosen.batch_size, stride=chosen.stride, progress=advance)
+    if chosen.json:
+        say(json.dumps(found._asdict()))
+        return 0
+    error = "" if found.standard_error is None else f" ± {found.standard_error:.4f}"
+    say(
+        f"loss {found.loss:.4f}{error} nats per token  perplexity {found.perplexity:.2f}  "
+        f"bits per byte {found.bits_per_byte:.4f}  ({found.tokens:,} tokens)"
+    )
+    return 0
+
+
+def text_of(chosen: Arguments) -> "TokenData":
+    """The text that was asked for, or else the one that the run was trained on."""
+    from jaxgpt.data import prepare
+    from jaxgpt.loading import load_tokenizer
     from jaxgpt.training.run import is_run, read_run
 
     if chosen.data is not None:
-        data = prepare(chosen.data, load_tokenizer(chosen.source))
-    elif is_run(chosen.source):
-        data = read_run(chosen.source).data()
-    else:
-        raise ValueError(f"{chosen.source} is not a run of ours, which would know its text: name one by --data")
-    tokens, bytes_per_token = split_tokens(data, chosen.split)
-    model = load_with_backend(chosen.source, chosen.attention)
-    found = evaluate(model, tokens, bytes_per_token, chosen.batch_size)
-    Console(highlight=False).print(
-        f"loss {found.loss:.4f} nats per token  perplexity {found.perplexity:.2f}  "
-        f"bits per byte {found.bits_per_byte:.4f}  ({found.tokens:,} tokens)",
-        soft_wrap=True,
-    )
-    return 0
+        return prepare(chosen.data, load_tokenizer(chosen.source))
+    if is_run(chosen.source):
+        return read_run(chosen.source).data()
+    raise UserError(f"{chosen.source} is not a run of ours, which would know its text: name one by --data")
+
+
+def model_of(chosen: Arguments) -> "GPT":
+    """The model on all devices: each has a copy, and they share out the windows."""
+    import jax
+
+    from jaxgpt.loading import load
+    from jaxgpt.parallel.sharding import MeshConfig, make_mesh, shard
+
+    changes: dict[str, Any] = {} if chosen.attention is None else {"attention": chosen.attention}
+    if chosen.step != "latest":
+        changes["step"] = chosen.step
+    model = load(chosen.source, **changes)
+    return model if jax.device_count() == 1 else shard(model, make_mesh(MeshConfig()))
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
+    """A bar on a terminal, and nothing where there is none."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def say(text: str) -> None:
+    """Print a line as it is."""
+    Console(highlight=False, markup=False).print(text, soft_wrap=True)

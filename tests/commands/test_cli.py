@@ -254,11 +254,17 @@ def test_evaluate_covers_the_held_back_text(trained):
     outcome = jaxgpt("evaluate", trained, "--batch-size", 4)
     assert (outcome.code, outcome.err) == (0, "")
     with quick_compilation():
-        found = evaluate(package.load(trained), read_run(trained).data().validation, 1.0, batch_size=4)
+        held_back = read_run(trained).data().validation
+        found = evaluate(package.load(trained), held_back, 1.0, batch_size=4)
+    assert found.tokens == len(held_back) - 1
     assert outcome.out == (
-        f"loss {found.loss:.4f} nats per token  perplexity {found.perplexity:.2f}  "
+        f"loss {found.loss:.4f} ± {found.standard_error:.4f} nats per token  perplexity {found.perplexity:.2f}  "
         f"bits per byte {found.bits_per_byte:.4f}  ({found.tokens:,} tokens)\n"
     )
+
+
+def test_evaluate_refuses_a_batch_that_no_device_holds(trained):
+    assert "batch_size=10000000000 needs at least" in one_line("evaluate", trained, "--batch-size", 10**10)
 
 
 def test_evaluate_on_a_text_of_other_characters_is_refused(trained, tmp_path):

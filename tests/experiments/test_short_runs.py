@@ -122,7 +122,7 @@ def test_two_processes_train_as_one_device_does(monkeypatch):
 
 
 def test_a_model_trained_here_is_judged(tmp_path):
-    result = small(pretrained, tmp_path, steps=2, batches=1, prompt="a")
+    result = small(pretrained, tmp_path, steps=2, windows=1, prompt="a")
     row = result["models"]["trained here"]
     assert row["sample"].startswith("a")
     assert row["bits_per_byte"] == pytest.approx(row["loss"] / 0.6931472, rel=1e-4)
