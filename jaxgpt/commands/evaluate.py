@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from jaxgpt.config import Backend
 from jaxgpt.errors import UserError
 
 if TYPE_CHECKING:
     from jaxgpt.data import TokenData
+    from jaxgpt.evaluation.tasks.run import Row
     from jaxgpt.model.gpt import GPT
 
 
@@ -37,6 +39,13 @@ class Arguments:
     """Tokens by which a window moves on; fewer give each token more context and take longer. None: whole windows."""
     attention: Backend | None = None
     """Attention backend by name, such as auto where the model's own cannot run here. None: the model's own."""
+    tasks: str | None = None
+    """Standard tasks in place of a text, with commas between: hellaswag, lambada, lambada-openai, wikitext103,
+    wikitext2, ptb, enwik8, text8, blimp, arc-easy, piqa, winogrande, core."""
+    limit: int | None = None
+    """Questions (or windows) of each task: always the same ones, drawn from all. None: all."""
+    task_data: Path | None = None
+    """A folder with the tasks' files. None: downloaded once, and kept in the user's cache."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -46,7 +55,7 @@ def main(arguments: list[str]) -> int:
     chosen = tyro.cli(Arguments, prog="jaxgpt evaluate", args=arguments)
     if chosen.batch_size != "auto" and chosen.batch_size < 1:
         raise UserError(f"--batch-size {chosen.batch_size} computes nothing; use at least 1, or auto")
-    return evaluate_text(chosen)
+    return evaluate_text(chosen) if chosen.tasks is None else evaluate_tasks(chosen)
 
 
 def evaluate_text(chosen: Arguments) -> int:
@@ -68,6 +77,52 @@ def evaluate_text(chosen: Arguments) -> int:
         f"bits per byte {found.bits_per_byte:.4f}  ({found.tokens:,} tokens)"
     )
     return 0
+
+
+def evaluate_tasks(chosen: Arguments) -> int:
+    """The standard tasks that were named."""
+    from jaxgpt.evaluation.tasks.run import find_tasks, run_task
+    from jaxgpt.evaluation.tasks.scorer import Scorer
+    from jaxgpt.loading import load_tokenizer
+
+    tasks = find_tasks(chosen.tasks or "")
+    if chosen.limit is not None and chosen.limit < 1:
+        raise UserError(f"--limit {chosen.limit} asks nothing; use at least 1, or leave it out for all questions")
+    scorer = Scorer(
+        model_of(chosen),
+        load_tokenizer(chosen.source),
+        batch_size=chosen.batch_size,
+        stride=chosen.stride,
+        limit=chosen.limit,
+        bar=progress_bar,
+    )
+    outcomes = {task.name: run_task(task, scorer, chosen.task_data) for task in tasks}
+    rows = [row for _, found in outcomes.values() for row in found]
+    if chosen.json:
+        details = {name: outcome.details for name, (outcome, _) in outcomes.items() if outcome.details}
+        say(json.dumps({"source": str(chosen.source), "rows": [row._asdict() for row in rows], "details": details}))
+    else:
+        Console().print(table_of(rows))
+        say_truncated(rows)
+    return 0
+
+
+def table_of(rows: list["Row"]) -> Table:
+    """Ours beside what was published for OpenAI's weights of this size."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("task", "metric", "ours", "standard error", "published", "by", "examples", "seconds"):
+        table.add_column(name, justify="left" if name in ("task", "metric", "by") else "right")
+    for row in rows:
+        error, published = ("" if number is None else f"{number:.4f}" for number in (row.standard_error, row.published))
+        cells = (f"{row.ours:.4f}", error, published, row.published_by or "", f"{row.examples:,}")
+        table.add_row(row.task, row.metric, *cells, f"{row.seconds:.1f}")
+    return table
+
+
+def say_truncated(rows: list["Row"]) -> None:
+    """Tell which tasks have questions longer than the model's context."""
+    for task, count in {row.task: row.truncated for row in rows if row.truncated}.items():
+        say(f"{task}: {count:,} contexts are longer than the model's, and lost their beginning")
 
 
 def text_of(chosen: Arguments) -> "TokenData":

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import tiktoken
@@ -23,6 +23,7 @@ LONG_BLANK = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u2
 """A run of white space (Unicode's property, as GPT-2's pattern has it) for which tiktoken may run out of stack."""
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Text to token ids below `vocab_size`, and back."""
 

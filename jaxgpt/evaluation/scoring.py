@@ -204,9 +204,12 @@ def _groups(windows: Sequence[Window], length: int) -> Iterator[tuple[list[int],
 
 
 def _rows(count: int, T: int, length: int, largest: int, batch_size: BatchSize, devices: int) -> int:
-    """Rows of a batch: what was asked for, or as many as the memory of whole windows holds; a multiple of devices."""
+    """Rows of a batch: what was asked for, or as many as the memory of whole windows holds; a multiple of devices.
+
+    For fewer windows the next power of two: so small tasks share their programs.
+    """
     rows = largest * max(1, length // T) if batch_size == "auto" else largest
-    return -(-min(rows, count) // devices) * devices
+    return -(-min(rows, 1 << (count - 1).bit_length()) // devices) * devices
 
 
 def _score_batch(

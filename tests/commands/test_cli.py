@@ -1,5 +1,7 @@
 """The command line as a user meets it: what it prints, what it writes, how it refuses."""
 
+import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
@@ -11,6 +13,7 @@ import pytest
 
 import jaxgpt as package
 from jaxgpt.evaluation.evaluate import evaluate
+from jaxgpt.evaluation.tasks.run import TASKS
 from jaxgpt.training.run import read_run
 from tests.runs import EVAL_EVERY, STEPS, jaxgpt, lines, quick_compilation, start, state, steps_saved, write_text
 from tests.training.test_metrics import events
@@ -265,6 +268,38 @@ def test_evaluate_covers_the_held_back_text(trained):
 
 def test_evaluate_refuses_a_batch_that_no_device_holds(trained):
     assert "batch_size=10000000000 needs at least" in one_line("evaluate", trained, "--batch-size", 10**10)
+
+
+def test_evaluate_answers_a_task_in_a_table_and_in_json(trained, tmp_path, monkeypatch):
+    content = json.dumps({"text": "abc def abc"}).encode() + b"\n"
+    (tmp_path / "lambada_test.jsonl").write_bytes(content)
+    known = dataclasses.replace(TASKS["lambada"].files[0], sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(TASKS, "lambada", dataclasses.replace(TASKS["lambada"], files=(known,)))
+    flags = ("--tasks", "lambada", "--task-data", tmp_path)
+    outcome = jaxgpt("evaluate", trained, *flags)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.split()[:5] == ["task", "metric", "ours", "standard", "error"]
+    found = json.loads(jaxgpt("evaluate", trained, *flags, "--json").out)
+    assert [(row["task"], row["metric"], row["examples"]) for row in found["rows"]] == [
+        ("lambada", "ppl", 1),
+        ("lambada", "acc", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--tasks", "lambda"), "there is no task 'lambda'; did you mean 'lambada'?"),
+        (("--tasks", "lambada", "--limit", "0"), "--limit 0 asks nothing; use at least 1"),
+        (
+            ("--tasks", "lambada", "--task-data", "nowhere"),
+            "nowhere has no lambada_test.jsonl: get it from",
+        ),
+    ],
+    ids=spelled,
+)
+def test_evaluate_refuses_tasks_that_it_cannot_ask(trained, flags, message):
+    assert message in one_line("evaluate", trained, *flags)
 
 
 def test_evaluate_on_a_text_of_other_characters_is_refused(trained, tmp_path):
