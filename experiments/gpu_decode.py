@@ -6,13 +6,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from experiments.compiled import traffic
 from jaxgpt.config import GPTConfig
-from jaxgpt.inference.generate import _decode, tokens_per_turn
+from jaxgpt.inference.programs import decode, prefill, tokens_per_turn
+from jaxgpt.inference.settings import Settings, make_rules, row_seeds
+from jaxgpt.inference.texts import cast_once
 from jaxgpt.inspect.target import AOT_XLA_FLAGS, FOR_PALLAS, h200
-from jaxgpt.model.gpt import GPT, abstract_model, num_parameters
+from jaxgpt.model.gpt import abstract_model, num_parameters
 from jaxgpt.ops.attention import compiling_for
 
 
@@ -56,20 +58,24 @@ def decode_facts(row: Row, new_tokens: int = 512) -> dict[str, Any]:
     def on_device(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree)
 
-    model, key = abstract_model(config), jax.eval_shape(lambda: jax.random.key(0))
-    prompt, length = jnp.zeros((row.batch, 1), jnp.int32), jnp.ones(row.batch, jnp.int32)
+    rows = row.batch
+    rules = make_rules(rows, [Settings(temperature=0)] * rows, row_seeds(0, rows), (), config.vocab_size)
+    whole, tokens = abstract_model(config), np.zeros((rows, 1), np.int32)
+    model = jax.eval_shape(cast_once, whole)
+    given = (tokens, np.ones(rows, np.int32), tokens[:, 0], np.zeros(rows, np.int32), np.zeros(rows, bool), rules)
+    read = partial(prefill.__wrapped__, capacity=config.context_length, kind="greedy")
     with compiling_for("cuda"), jax.sharding.use_abstract_mesh(FOR_PALLAS):
-        logits, cache = jax.eval_shape(partial(GPT.read, capacity=config.context_length), model, prompt, length)
-        given = (*on_device((model, logits, cache)), key, 1.0, None, -1)
-        lowered = _decode.lower(*given, count=new_tokens, top_k=None, greedy=True, fused=row.fused)
-        tokens = tokens_per_turn()
+        state = jax.eval_shape(read, model, *given)[1]
+        arguments = (*on_device((model, state)), rules, np.int32(new_tokens))
+        lowered = decode.lower(*arguments, room=config.context_length, kind="greedy", fused=row.fused)
+        turn = tokens_per_turn()
     compiled = lowered.compile(AOT_XLA_FLAGS)
     moved = traffic(compiled.as_text(), one_turn=True)
-    least = 2 * num_parameters(model) + sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(cache))
+    least = 2 * num_parameters(whole) + sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state.cache))
     return {
         "batch": row.batch,
-        "kernels": round(moved.kernels / tokens),
-        "megabytes": round(moved.gigabytes * 1e3 / tokens),
+        "kernels": round(moved.kernels / turn),
+        "megabytes": round(moved.gigabytes * 1e3 / turn),
         "least_megabytes": round(least / 1e6),
         "temporary_megabytes": round(compiled.memory_analysis().temp_size_in_bytes / 1e6),
         "kinds": moved.kinds,

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.inference.generate import generate, top, top_p_mask
+from jaxgpt.errors import UserError
+from jaxgpt.inference.generate import generate
+from jaxgpt.inference.sampling import top_k_mask, top_p_mask
 from tests.variants import BASELINE, VARIANTS, each_variant, forward, loud, text
 
 TOGETHER = VARIANTS["all"]
@@ -85,21 +87,20 @@ def reference_nucleus(probability, p):
 @pytest.mark.parametrize("p", [0.01, 0.3, 0.9, 0.999])
 def test_the_nucleus_is_the_least_set_that_reaches_p(p):
     logits = 3 * np.random.default_rng(0).normal(size=(50, 40)).astype(np.float32)
-    kept = np.asarray(jax.nn.softmax(top_p_mask(jnp.asarray(logits), p), axis=-1))
+    kept = np.asarray(jax.nn.softmax(top_p_mask(jnp.asarray(logits), np.full(50, p, np.float32)), axis=-1))
     for row, result in zip(logits.astype(np.float64), kept, strict=True):
         np.testing.assert_allclose(result, reference_nucleus(np.exp(row) / np.exp(row).sum(), p), atol=1e-5)
 
 
 def test_a_nucleus_of_everything_keeps_everything():
     logits = jnp.asarray(30 * np.random.default_rng(0).normal(size=(50, 4000)), jnp.float32)
-    np.testing.assert_array_equal(top_p_mask(logits, 1.0), logits)
-    np.testing.assert_array_equal(top_p_mask(logits, None), logits)
+    np.testing.assert_array_equal(top_p_mask(logits, np.ones(50, np.float32)), logits)
 
 
 @pytest.mark.parametrize("k", [1, 3, 40, 99])
 def test_top_k_keeps_the_k_likeliest(k):
     logits = np.random.default_rng(0).permuted(np.arange(80, dtype=np.float32).reshape(2, 40), axis=1)
-    kept = np.asarray(top(jnp.asarray(logits), k))
+    kept = np.asarray(top_k_mask(jnp.asarray(logits), np.full(2, k)))
     expected = np.where(np.argsort(np.argsort(-logits, axis=1), axis=1) < k, logits, -np.inf)
     np.testing.assert_array_equal(kept, expected)
 
@@ -159,7 +160,7 @@ def test_nothing_new_is_the_prompt():
 def test_past_the_context_length():
     for config in (BASELINE, dataclasses.replace(BASELINE, window=5), TOGETHER):
         with pytest.raises(
-            ValueError, match="33 tokens are more than context_length=32: .*use position='rotary' with a"
+            UserError, match="33 tokens are more than context_length=32; .*slide=True, or use position='rotary' with"
         ):
             generate(loud(config), text(config, 13), 20)
     assert generate(loud(BASELINE), text(BASELINE, 13), 19, temperature=0).shape == (2, 32)
