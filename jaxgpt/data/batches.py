@@ -1,11 +1,6 @@
 """Batches: a pure function from (seed, step) to token ids."""
 
-from collections.abc import Callable
-
-import jax
 import numpy as np
-from jax import Array
-from jax.sharding import Sharding
 from jaxtyping import Int
 
 
@@ -35,13 +30,6 @@ class Batches:
     def _row(self, index: int, window: int) -> Int[np.ndarray, "T+1"]:
         shift = int(np.random.default_rng((self.seed, index // self.windows)).integers(self._shifts))
         return _window(self.tokens, shift + window * self.context_length, self.context_length)
-
-
-def device_put_batch(
-    read: Callable[[slice], np.ndarray], shape: tuple[int, int], sharding: Sharding
-) -> Int[Array, "B S"]:
-    """A batch on its devices; `read` is asked for the rows of this process's devices and no others."""
-    return jax.make_array_from_callback(shape, sharding, lambda index: read(index[0] if index else slice(None)))
 
 
 def eval_batches(tokens: np.ndarray, batch_size: int, context_length: int, count: int) -> Int[np.ndarray, "N B T+1"]:

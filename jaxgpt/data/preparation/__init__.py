@@ -1,0 +1,1 @@
+"""From text of any size to token shards, in constant memory."""

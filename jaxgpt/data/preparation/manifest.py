@@ -1,0 +1,96 @@
+"""manifest.json: what a folder of token shards holds, and how it can be checked."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.data.preparation.shard_writer import Shard
+from jaxgpt.data.token_files import HEADER_BYTES, token_dtype
+from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.errors import UserError
+
+FORMAT = 1
+NAME = "manifest.json"
+
+
+def make_manifest(tokenizer: Tokenizer, shards: Iterable[Shard], **more: Any) -> dict[str, Any]:
+    """What is written as manifest.json; `more` is kept beside the rest."""
+    files = [asdict(shard) for shard in shards]
+    splits = {
+        split: {
+            what: sum(file[what] for file in files if file["split"] == split)
+            for what in ("tokens", "bytes", "documents")
+        }
+        for split in ("train", "validation")
+    }
+    return {
+        "jaxgpt_data": FORMAT,
+        "tokenizer": tokenizer.spec(),
+        "vocab_size": tokenizer.vocab_size,
+        "splits": splits,
+        **more,
+        "source_hash": source_hash(tokenizer.spec(), files),
+        "shards": files,
+    }
+
+
+def source_hash(tokenizer: dict[str, Any], files: list[dict[str, Any]]) -> str:
+    """SHA-256 of the tokenizer and of all files' own: the same tokens in the same order give the same hash."""
+    key = [tokenizer, *([file["split"], file["sha256"]] for file in files)]
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file whole or not at all."""
+    draft = path.with_name(f".{path.name}.part")
+    draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder has a manifest of ours."""
+    try:
+        return "jaxgpt_data" in json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, whose files are there and as long as it says.
+
+    Raises:
+        UserError: Something is missing, of another length, or of another format; or the manifest contradicts itself.
+    """
+    try:
+        manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        if manifest["jaxgpt_data"] != FORMAT:
+            raise UserError(f"{folder} has format {manifest['jaxgpt_data']}, and this version reads format {FORMAT}")
+        width = token_dtype(manifest["vocab_size"]).itemsize
+        expected = {str(file["file"]): HEADER_BYTES + width * file["tokens"] for file in manifest["shards"]}
+        is_whole = manifest["source_hash"] == source_hash(manifest["tokenizer"], manifest["shards"])
+    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{folder} does not hold whole token shards ({type(error).__name__}: {error}): prepare the data again"
+        ) from None
+    if not is_whole:
+        raise UserError(f"{folder / NAME} has been changed: its hash is not that of its files; prepare the data again")
+    for name, size in expected.items():
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            has = "is missing" if found is None else f"has {found} bytes, not {size}"
+            raise UserError(f"{path} {has}: copy it again, or prepare the data again")
+    return manifest
+
+
+def changed_shards(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """The files whose content is not what the manifest says: all are read."""
+    changed = []
+    for file in manifest["shards"]:
+        with (folder / file["file"]).open("rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() != file["sha256"]:
+                changed.append(file["file"])
+    return changed
