@@ -34,7 +34,7 @@ def make_documents(count: int, length: int = 400) -> list[str]:
     draw = random.Random(0)
     words = ["the", "été", "naïve 🤖", "def f(x):\n\n    return", "中文。", "don't", "1984", "  ", "\n", "x" * 30]
     texts = [" ".join(draw.choices(words, k=draw.randint(1, 2 * length // 5))) for _ in range(count)]
-    texts[count // 2] = " ".join(draw.choices(words, k=120_000))
+    texts[count // 2] = " ".join(draw.choices(words, k=80_000))
     return [f"{number}. {text}" for number, text in enumerate(texts)]
 
 
@@ -149,7 +149,7 @@ def test_being_stopped_many_times_does_not_matter(form, tmp_path, small_blocks, 
 
 
 def test_a_killed_process_goes_on_at_the_first_missing_shard(tmp_path):
-    documents = make_documents(2000, 1000)
+    documents = make_documents(1000, 1000)
     source = write("", tmp_path, documents)
     flags = ("--workers", 2, "--shard-tokens", 100_000, "--validation", 0.1)
     process = start("data", "prepare", source, tmp_path / "killed", *flags)
@@ -207,9 +207,8 @@ def test_files_added_later_move_no_document_to_another_split(tmp_path):
 def test_the_first_tokens_are_validation_where_that_is_asked_for(val_tokens, tmp_path, small_blocks):
     source = write("folder", tmp_path)
     inputs = find([source]).inputs
-    manifest = prepare_shards(
-        inputs, tmp_path / "out", GPT2Tokenizer(), Settings(), shard_tokens=70_000, val_tokens=val_tokens
-    )
+    sizes = {"shard_tokens": 70_000, "val_tokens": val_tokens}
+    manifest = prepare_shards(inputs, tmp_path / "out", GPT2Tokenizer(), Settings(), **sizes)
     parts = [tokens_of(tmp_path / "out", split) for split in ("val", "train")]
     assert len(parts[0]) == val_tokens
     assert np.concatenate(parts).tolist() == [
