@@ -28,8 +28,9 @@ from jaxgpt.inspect.flops import flops_per_token
 from jaxgpt.inspect.hardware import overlapped
 from jaxgpt.model.gpt import abstract_model, named_parameters, num_parameters
 from jaxgpt.parallel.sharding import batch_sharding, bytes_per_device, cut_axis, make_mesh
+from jaxgpt.runtime.cluster import Cluster
 from jaxgpt.runtime.processes import connect
-from jaxgpt.training.config import Cluster, MeshConfig, TrainConfig
+from jaxgpt.training.config import MeshConfig, TrainConfig
 from jaxgpt.training.step import abstract_state, compile_step, initial_state
 
 DEVICES, PROCESSES = 8, 2

@@ -8,6 +8,8 @@ import sys
 import traceback
 from pathlib import Path
 
+from jaxgpt.errors import UserError
+
 COMMANDS = {
     "train": "train a GPT, or go on with a run",
     "generate": "continue a text",
@@ -46,13 +48,28 @@ def main() -> int:
     gc.set_threshold(100_000, 20, 20)  # a start makes a million objects that stay: 0.4 of 5.2 s went into sorting them
     try:
         return importlib.import_module(f"jaxgpt.commands.{name}").main(arguments)
-    except KeyboardInterrupt:
-        print("jaxgpt: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        from jaxgpt.runtime.signals import tell
+
+        return tell(stop)
+    except SystemExit as wrong_flags:
+        if wrong_flags.code:
+            _end_all(2, UserError("its flags cannot be read"))
+        raise
     except (ValueError, OSError) as error:
         if not _is_for_the_user(error):
             raise
-        return _refuse(str(error))
+        if watchdog := sys.modules.get("jaxgpt.runtime.watchdog"):
+            watchdog.before_failing(error)
+        _refuse(str(error))
+        _end_all(2, error)
+        return 2
+
+
+def _end_all(code: int, error: BaseException) -> None:
+    """Where this is one of several processes, tell the others why it ends."""
+    if watchdog := sys.modules.get("jaxgpt.runtime.watchdog"):
+        watchdog.end(code, error)
 
 
 def _keep_programs() -> None:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from jaxgpt.runtime.cluster import Cluster
 from jaxgpt.runtime.host_memory import keep_freed_memory
-from jaxgpt.training.config import CORPORA, RUNS, Cluster, TrainConfig
+from jaxgpt.training.config import CORPORA, RUNS, TrainConfig
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -41,7 +42,14 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     """Train a preset, or resume a run, and write a sample; returns the exit code."""
+    from jaxgpt.runtime.signals import command_signals
+
     keep_freed_memory()
+    with command_signals():
+        return _main(arguments)
+
+
+def _main(arguments: list[str]) -> int:
     flags = list(arguments)
     named = flags.pop(0) if flags and not flags[0].startswith("-") else None
     resume = _flag(flags, "--resume", "the run folder to go on with")
@@ -196,9 +204,11 @@ def _found_anywhere(config: TrainConfig) -> TrainConfig:
 
 
 def _train(run: "Run", data: "TokenData", mesh: "Mesh", console: Console, teacher: "GPT | None") -> int:
+    from jaxgpt.runtime.signals import set_resume_command
     from jaxgpt.training.loop import TrainingStopped, train
     from jaxgpt.training.run import resume_command
 
+    set_resume_command(resume_command(run.folder))
     _print_header(run, data, mesh, console)
     began = time.perf_counter()
     try:

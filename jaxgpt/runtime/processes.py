@@ -1,90 +1,138 @@
-"""Several processes as one: who they are, what one does for all, and where all stop together."""
+"""Several processes as one: who they are, what one does for all, and what all must agree on."""
 
-import os
+import itertools
+import json
 import socket
-import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
-from jaxgpt.training.config import Cluster
+from jaxgpt.errors import UserError
+from jaxgpt.runtime import signals, watchdog
+from jaxgpt.runtime.cluster import Cluster
+from jaxgpt.runtime.connecting import initialize
+from jaxgpt.runtime.store import shared_store, wait_for
+
+_rounds = itertools.count()
+"""Exchanges happen in the same order in every process; each has a number, since a name is used once."""
+
+MOST_DIFFERENCES = 5
 
 
 def connect(cluster: Cluster) -> None:
-    """Join the other processes, before anything is computed. Raises ValueError where they cannot be found."""
-    if not cluster.is_multiprocess:
-        return
-    if cluster.coordinator is not None:
-        found: dict[str, Any] = {
-            "coordinator_address": cluster.coordinator,
-            "process_id": cluster.process_id,
-            "num_processes": cluster.num_processes,
-        }
-    else:
-        found = from_torchrun(os.environ)
-    try:
-        jax.distributed.initialize(**found)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"the other processes cannot be found ({str(error).splitlines()[0]}); start them with srun, mpirun or "
-            "torchrun, or say --coordinator HOST:PORT --process-id I --num-processes N in each"
-        ) from error
+    """Join the other processes, before anything is computed, and watch over them until this process exits.
 
-
-def from_torchrun(environment: Mapping[str, str]) -> dict[str, Any]:
-    """What torchrun tells its processes; nothing, where it did not start this one."""
-    if not {"MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE"} <= environment.keys():
-        return {}
-    alone_on_its_host = environment.get("LOCAL_WORLD_SIZE", "1") == "1"
-    return {
-        "coordinator_address": f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}",
-        "num_processes": int(environment["WORLD_SIZE"]),
-        "process_id": int(environment["RANK"]),
-        "local_device_ids": None if alone_on_its_host else [int(environment["LOCAL_RANK"])],
-    }
+    Raises UserError where they cannot be found within `cluster.connect_seconds`.
+    """
+    if cluster.is_multiprocess:
+        initialize(cluster)
+        watchdog.start()
+        signals.join_others()
 
 
 def check_equal_hosts(devices: list[jax.Device]) -> None:
-    """Raise ValueError where processes see different numbers of devices."""
+    """Raise UserError where processes see different numbers of devices."""
     counts = Counter(device.process_index for device in devices)
     if len(set(counts.values())) > 1:
         seen = ", ".join(f"{count} in process {process}" for process, count in sorted(counts.items()))
-        raise ValueError(f"the processes see different numbers of devices ({seen}): make them equal")
+        raise UserError(f"the processes see different numbers of devices ({seen}): make them equal")
 
 
 def count_hosts() -> int:
     """How many machines the processes run on, by their names."""
-    if jax.process_count() == 1:
-        return 1
-    return len(np.unique(multihost_utils.process_allgather(np.uint32(zlib.crc32(socket.gethostname().encode())))))
+    store = shared_store()
+    return 1 if store is None else len(set(store.exchange(_name("hosts"), socket.gethostname())))
 
 
 def is_main_process() -> bool:
-    """Whether this process writes the files that all share, and speaks for all."""
-    return jax.process_index() == 0
+    """Whether this process writes the files that all share, and prints."""
+    store = shared_store()
+    return jax.process_index() == 0 if store is None else store.process == 0
 
 
 def on_main_process(action: Callable[[], object]) -> None:
-    """The first process acts while the others wait. Raises ValueError in all of them where it cannot."""
-    error = None
-    if is_main_process():
+    """Process 0 acts while the others wait. Raises UserError in all of them where it cannot."""
+    store, name = shared_store(), _name("main")
+    if store is None:
+        if is_main_process():
+            action()
+        return
+    if store.process == 0:
         try:
             action()
-        except (ValueError, OSError) as reason:
-            error = reason
-    failed = error is not None
-    if jax.process_count() > 1:
-        failed = bool(multihost_utils.broadcast_one_to_all(np.int32(failed)))
-    if error is not None:
-        raise error
-    if failed:
-        raise ValueError("process 0 cannot go on; its message says why")
+        except (UserError, OSError) as error:
+            store.put(f"{name}/done", f"cannot go on: {error}")
+            raise
+        store.put(f"{name}/done", "done")
+        return
+    answer = wait_for(lambda: store.entries(name))["done"]
+    if answer != "done":
+        raise UserError(f"process 0 {answer}")
 
 
-def all_stop_after(step: int) -> bool:
-    """Whether SIGTERM reached one process and all, asked with the same steps, have agreed to stop after this one."""
-    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
+def check_agreement(facts: dict[str, Any]) -> None:
+    """Raise UserError in every process where they differ in what they are about to do.
+
+    `facts` may be nested; what JSON does not know is compared by its text. Does nothing for one process.
+
+    >>> check_agreement({"steps": 100, "optimizer": {"learning_rate": 6e-4}})
+    """
+    store, name = shared_store(), _name("facts")
+    if store is None:
+        return
+    mine = json.dumps(_flat(facts), sort_keys=True, default=str)
+    if len(set(store.exchange(f"{name}/hash", sha256(mine.encode()).hexdigest()))) == 1:
+        return
+    said = [json.loads(text) for text in store.exchange(f"{name}/all", mine)]
+    raise UserError(
+        f"the processes disagree: {describe_differences(said)}; start all of them with the same command, "
+        "versions and files"
+    )
+
+
+def describe_differences(said: list[dict[str, Any]]) -> str:
+    """Which fields differ, with each value and the processes that have it.
+
+    >>> describe_differences([{"steps": 10, "seed": 0}, {"steps": 20, "seed": 0}, {"steps": 10, "seed": 0}])
+    'steps is 10 in processes 0, 2 and 20 in process 1'
+    """
+    fields = sorted({field for facts in said for field in facts})
+    different = [field for field in fields if len({_text(facts, field) for facts in said}) > 1]
+    shown = [f"{field} is {_values(said, field)}" for field in different[:MOST_DIFFERENCES]]
+    if len(different) > MOST_DIFFERENCES:
+        shown.append(f"and {len(different) - MOST_DIFFERENCES} fields more")
+    return "; ".join(shown)
+
+
+def _values(said: list[dict[str, Any]], field: str) -> str:
+    who: dict[str, list[int]] = {}
+    for process, facts in enumerate(said):
+        who.setdefault(_text(facts, field), []).append(process)
+    return " and ".join(f"{value} in {_named(processes)}" for value, processes in who.items())
+
+
+def _named(processes: list[int]) -> str:
+    shown = ", ".join(map(str, processes[:8])) + (f" and {len(processes) - 8} more" if len(processes) > 8 else "")
+    return f"process{'es' if len(processes) > 1 else ''} {shown}"
+
+
+def _text(facts: dict[str, Any], field: str) -> str:
+    return str(facts[field]) if field in facts else "absent"
+
+
+def _flat(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields under the words that lead to them, joined by dots."""
+    found: dict[str, Any] = {}
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def _name(what: str) -> str:
+    return f"{what}-{next(_rounds)}"

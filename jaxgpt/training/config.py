@@ -91,34 +91,6 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cluster:
-    """How processes find each other. Under SLURM, Open MPI, Kubernetes and torchrun --distributed says it all."""
-
-    distributed: bool = False
-    """This is one of several processes."""
-    coordinator: str | None = None
-    """HOST:PORT of process 0, where no launcher tells it."""
-    process_id: int | None = None
-    """This process's number, from 0."""
-    num_processes: int | None = None
-    """How many there are."""
-
-    def __post_init__(self) -> None:
-        explicit = {"coordinator": self.coordinator, "process-id": self.process_id, "num-processes": self.num_processes}
-        missing = [f"--{name}" for name, value in explicit.items() if value is None]
-        if 0 < len(missing) < len(explicit):
-            raise ValueError(f"{' and '.join(missing)} must be given too: the three say together who this process is")
-        if not missing and not 0 <= (self.process_id or 0) < (self.num_processes or 0):
-            raise ValueError(
-                f"--process-id {self.process_id} must be at least 0 and below --num-processes {self.num_processes}"
-            )
-
-    @property
-    def is_multiprocess(self) -> bool:
-        return self.distributed or self.coordinator is not None
-
-
-@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training run."""
 

@@ -20,10 +20,9 @@ from jaxgpt.data import Batches, TokenData, device_put_batch, eval_batches
 from jaxgpt.model.gpt import GPT
 from jaxgpt.parallel.sharding import check_batch, shard
 from jaxgpt.parallel.value_and_grad import batch_loss
+from jaxgpt.runtime import watchdog
 from jaxgpt.runtime.host_memory import LARGEST_KEPT, return_freed_memory
-from jaxgpt.runtime.processes import all_stop_after
-from jaxgpt.runtime.signals import stop_signals
-from jaxgpt.runtime.watchdog import peer_watchdog
+from jaxgpt.runtime.signals import Stops, stop_signals
 from jaxgpt.training.checkpoint import Checkpoints, SaveFailed
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.metrics import BadNumbers, Reporter
@@ -72,38 +71,38 @@ def train(run: Run, data: TokenData, mesh: Mesh, console: Console, teacher: GPT 
     """
     config = run.config
     cure = f"whole checkpoints are kept, start all processes again with {resume_command(run.folder)}"
-    with (
-        Checkpoints(run.checkpoints, config.keep_checkpoints, config.keep_every) as checkpoints,
-        peer_watchdog(cure),
-    ):
+    watchdog.start()
+    watchdog.set_cure(cure)
+    with Checkpoints(run.checkpoints, config.keep_checkpoints, config.keep_every) as checkpoints:
         state, program = _setup(run, data, mesh, console, checkpoints, teacher)
         rewinds = 0
-        while int(state.step) < config.steps:
-            try:
-                state = _train_until(state, run, program, checkpoints, console)
-            except BadNumbers as bad:
-                if config.on_nonfinite != "rewind" or rewinds == MOST_REWINDS:
-                    raise
-                rewinds += 1
-                state = _roll_back(bad, run, checkpoints, mesh, console)
-        with _as_configured(config, console):
-            checkpoints.wait()
+        with stop_signals() as stops:
+            while int(state.step) < config.steps:
+                try:
+                    state = _train_until(state, run, program, checkpoints, console, stops)
+                except BadNumbers as bad:
+                    if config.on_nonfinite != "rewind" or rewinds == MOST_REWINDS:
+                        raise
+                    rewinds += 1
+                    state = _roll_back(bad, run, checkpoints, mesh, console)
+            with _as_configured(config, console):
+                checkpoints.wait()
     return state.model
 
 
 def _train_until(
-    state: TrainState, run: Run, program: Program, checkpoints: Checkpoints, console: Console
+    state: TrainState, run: Run, program: Program, checkpoints: Checkpoints, console: Console, stops: Stops
 ) -> TrainState:
     """Take the state to the last step of the config."""
     config, start, data_offset = run.config, int(state.step), int(state.data_offset)
     late = None
-    with Reporter(run, start, console) as reporter, stop_signals() as received:
+    with Reporter(run, start, console) as reporter:
         for done in range(start + 1, config.steps + 1):
             state, metrics = program.step(state, program.batch(done - 1 + data_offset))
             if late:  # fetched one step late, so that the device never waits for the host
                 reporter.report(*late)
             late = (done, metrics)
-            stop = received[0] if received else signal.SIGTERM if all_stop_after(done) else None
+            stop = stops.after(done)
             if done % config.eval_every == 0 or done == config.steps:
                 jax.block_until_ready(state)
                 with reporter.clock_stopped():

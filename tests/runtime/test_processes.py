@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from jaxgpt.runtime.watchdog import LOST
-from jaxgpt.training.config import Cluster
 from tests.runs import free_port, jaxgpt, lines, start, start_two, state, steps_saved, wait_until, write_text
 
 # With a constant learning rate, a run of 12 steps is the beginning of one of 36.
@@ -112,14 +111,6 @@ def test_processes_that_see_different_devices_refuse_to_start(tmp_path, source):
     assert not (tmp_path / "run").exists()
 
 
-def test_who_this_process_is_takes_three_flags():
-    with pytest.raises(ValueError, match="--process-id and --num-processes must be given too"):
-        Cluster(coordinator="localhost:1")
-    with pytest.raises(ValueError, match="--process-id 2 must be at least 0 and below --num-processes 2"):
-        Cluster(coordinator="localhost:1", process_id=2, num_processes=2)
-    assert not Cluster().is_multiprocess
-
-
 def test_several_processes_need_one_name_for_the_run():
     """Asked before anything is computed."""
     process = start(
@@ -128,31 +119,3 @@ def test_several_processes_need_one_name_for_the_run():
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert err.strip().splitlines()[-1] == "jaxgpt: several processes need one name for the run's folder: --run FOLDER"
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({"RANK": "3"}, {}),
-        (
-            {"MASTER_ADDR": "a", "MASTER_PORT": "1", "RANK": "3", "WORLD_SIZE": "4"},
-            {"coordinator_address": "a:1", "num_processes": 4, "process_id": 3, "local_device_ids": None},
-        ),
-        (
-            {
-                "MASTER_ADDR": "a",
-                "MASTER_PORT": "1",
-                "RANK": "3",
-                "WORLD_SIZE": "4",
-                "LOCAL_RANK": "1",
-                "LOCAL_WORLD_SIZE": "2",
-            },
-            {"coordinator_address": "a:1", "num_processes": 4, "process_id": 3, "local_device_ids": [1]},
-        ),
-    ],
-    ids=["none", "one to a host", "two to a host"],
-)
-def test_what_torchrun_tells_is_understood(environment, expected):
-    from jaxgpt.runtime.processes import from_torchrun
-
-    assert from_torchrun(environment) == expected
