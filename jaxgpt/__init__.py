@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from jaxgpt.config import GPTConfig
     from jaxgpt.evaluation.evaluate import evaluate
     from jaxgpt.evaluation.scoring import loglikelihood, rolling_loglikelihood
-    from jaxgpt.inference.generate import generate
+    from jaxgpt.inference.generate import generate, stream
     from jaxgpt.loading import load, load_tokenizer
     from jaxgpt.model.gpt import GPT
 
@@ -23,6 +23,7 @@ __all__ = [
     "load_tokenizer",
     "loglikelihood",
     "rolling_loglikelihood",
+    "stream",
 ]
 
 _HOME = {
@@ -34,6 +35,7 @@ _HOME = {
     "load_tokenizer": "jaxgpt.loading",
     "loglikelihood": "jaxgpt.evaluation.scoring",
     "rolling_loglikelihood": "jaxgpt.evaluation.scoring",
+    "stream": "jaxgpt.inference.generate",
 }
 
 

@@ -289,12 +289,10 @@ def _print_sample(run: "Run", model: "GPT", console: Console) -> None:
     from jaxgpt.inference.generate import generate
     from jaxgpt.runtime.processes import is_main_process
 
-    count = run.config.sample_tokens
-    if model.config.max_length is not None:
-        count = min(count, model.config.max_length - 1)
     start = run.tokenizer.end_of_text
     prompt = [start] if start is not None else run.tokenizer.encode("\n").tolist()
-    tokens = generate(model, [prompt], count, temperature=0.8, seed=run.config.seed, stop_token=start)
+    count, seed = run.config.sample_tokens, run.config.seed
+    tokens = generate(model, [prompt], count, temperature=0.8, seed=seed, stop_token=start, slide=True)
     text = run.tokenizer.decode(token for token in tokens[0] if token != start)
     if is_main_process():
         (run.folder / "samples" / f"{run.config.steps}.txt").write_text(text, encoding="utf-8")

@@ -238,10 +238,10 @@ def test_generate_fills_the_context_where_no_length_is_given(trained):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--prompt", "a" * 20, "--max-new-tokens", "13"), "33 tokens are more than context_length=32"),
-        (("--prompt", "a" * 33), "34 tokens are more than context_length=32"),
+        (("--prompt", "a" * 20, "--max-new-tokens", "13", "--no-slide"), "33 tokens are more than context_length=32"),
+        (("--prompt", "a" * 33, "--no-slide"), "34 tokens are more than context_length=32"),
         (("--prompt", "é"), "character 'é' is not among the 65"),
-        (("--prompt", ""), "a prompt is empty"),
+        (("--prompt", ""), "the prompt is empty, and the char tokenizer has no end of text"),
         (("--temperature", "-1"), "temperature=-1.0 is below 0"),
         (("--top-k", "0"), "top_k=0 keeps no token"),
         (("--top-p", "1.5"), "top_p=1.5 is not a probability"),
