@@ -1,7 +1,7 @@
 # quickstart  train a small GPT with the package alone        install     the package and the test extra
 # test        install, then the suite                         test-slow   the tests that take minutes
 # check       lint, format, types, import contract            gpu-report  what the training step would do on an H200
-# clean       remove environments and caches
+# docs        the documentation, into site/             clean       remove environments and caches
 #
 # PYTHON names the interpreter. The first one used gets .venv; another version gets a folder of its own, such as .venv-3.12.
 
@@ -17,7 +17,7 @@ ifeq ($(VERSION)$(filter clean,$(MAKECMDGOALS)),)
 endif
 PIP := $(VENV)/bin/python -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart install test test-slow check gpu-report clean
+.PHONY: quickstart install test test-slow check docs gpu-report clean
 
 quickstart: $(VENV)/.package
 	$(VENV)/bin/jaxgpt train
@@ -36,20 +36,25 @@ check: $(VENV)/.dev
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
+	@echo "site/index.html opens from a disk, without a network"
+
 gpu-report:
 	@$(MAKE) --no-print-directory VENV=$(VENV)-gpu $(VENV)-gpu/.gpu-compile
 	JAX_PLATFORMS=cpu $(VENV)-gpu/bin/python -m experiments.gpu_report
 
 clean:
-	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second run start at once; editing the pins or pyproject.toml installs again.
 $(VENV)/.package: EXTRA :=
 $(VENV)/.test: EXTRA := [test]
 $(VENV)/.dev: EXTRA := [dev]
+$(VENV)/.docs: EXTRA := [docs]
 $(VENV)/.gpu-compile: EXTRA := [gpu-compile]
-$(VENV)/.package $(VENV)/.test $(VENV)/.dev $(VENV)/.gpu-compile: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+$(VENV)/.package $(VENV)/.test $(VENV)/.dev $(VENV)/.docs $(VENV)/.gpu-compile: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 	@echo "Installing jaxgpt$(EXTRA) into $(VENV) (Python $(VERSION)); the first time takes a few minutes."
 	@$(PIP) -e '.$(EXTRA)'
 	@touch $@

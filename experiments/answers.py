@@ -7,14 +7,21 @@ from experiments.charts import Result
 
 
 def answers(result: Result) -> Iterator[str]:
-    """The three questions in plain language."""
+    """The three answers as HTML."""
+    for question, *said in answered(result):
+        parts = "".join(f"<p>{html.escape(part)}</p>" for part in said)
+        yield f'<div class="answer"><h3>{html.escape(question)}</h3>{parts}</div>'
+
+
+def answered(result: Result) -> Iterator[tuple[str, str, str]]:
+    """Each question, its answer, and what was measured."""
     large, small = result["gpt2"], result["variants"]
     base, window = large["baseline"], large["windowed"]
     lost = {name: signed(row["parameters_difference"]) for name, row in large.items()}
     cached = {name: f"{row['cache_bytes_per_token']:,}" for name, row in large.items()}
     work = window["flops_per_token"] / base["flops_per_token"]
     kept = window["cache_bytes_full_context"] / base["cache_bytes_full_context"]
-    yield answer(
+    yield (
         "Do rotary positions add parameters?",
         f"No. They take some away: rotary positions have none, and the learned table that they replace is no longer "
         f"there. GPT-2 124M goes from {base['parameters']:,} to {large['rotary']['parameters']:,} parameters "
@@ -22,25 +29,20 @@ def answers(result: Result) -> Iterator[str]:
         f"{signed(small['rotary']['parameters_difference'])}.",
         compared("rotary", small["rotary"]),
     )
-    yield answer(
+    yield (
         "Does grouped-query attention change the count, and does that depend on the data?",
         f"Yes, it does, and always by the same amount; no, data have no part in it: the count follows from the config "
         f"alone. At 124M, 12 to 4 key-value heads is {lost['grouped-4']}, 12 to 1 is {lost['grouped-1']}. The cache "
         f"shrinks with the heads: {cached['baseline']} to {cached['grouped-4']} bytes a token.",
         "".join(compared(name, row) for name, row in small.items() if name.startswith("grouped")),
     )
-    yield answer(
+    yield (
         "Does a sliding window change it?",
         f"No: {lost['windowed']}, for every window and in every layer. A window has no weights; it decides which keys "
         f"are looked at. It does change the work ({work:.3f} times the arithmetic at 124M, a window of 256 in a "
         f"context of 1024) and the cache of a full context ({kept:.2f} times).",
         compared("windowed", small["windowed"]),
     )
-
-
-def answer(question: str, text: str, measured: str) -> str:
-    said = "".join(f"<p>{html.escape(part)}</p>" for part in (text, measured))
-    return f'<div class="answer"><h3>{html.escape(question)}</h3>{said}</div>'
 
 
 def compared(name: str, row: Result) -> str:

@@ -25,17 +25,17 @@ class Arguments:
 
     output: Path = Path(__file__).parent / "report.html"
     """The page."""
-    readme: bool = True
-    """Write the README's section too."""
+    docs: bool = True
+    """Write the section of docs/experiments.md too."""
     results: Path = evidence.RESULTS
     """Where the results are."""
 
 
 def main(arguments: Arguments) -> None:
-    """Write the page, each figure as PNG and SVG beside the results, and the README's section."""
+    """Write the page, each figure as PNG and SVG beside the results, and the section of docs/experiments.md."""
     found = results(arguments.results)
-    if arguments.readme:
-        summary.README.write_text(summary.written(summary.README.read_text(), found))
+    if arguments.docs:
+        summary.PAGE.write_text(summary.written(summary.PAGE.read_text(), found))
     arguments.output.write_text(page(TITLE, sections(found)))
     folder = arguments.results / "figures"
     figures = {chart.name: draw.draw(chart) for chart in charts(found)}

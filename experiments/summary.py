@@ -1,29 +1,33 @@
-"""The README's section on the experiments, written from the results: no number in it is typed by hand."""
+"""What docs/experiments.md says of the results, written from them: no number in it is typed by hand."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.answers import signed
+from experiments.answers import answered, signed
 from experiments.charts import Result
 from experiments.sections import difference, p_value, plus_minus, ratio
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "experiments.md"
 BEGIN, END = "<!-- written by python -m experiments.report -->", "<!-- end -->"
 BREAK = ";\n  "
 
 
-def written(readme: str, results: dict[str, Result]) -> str:
-    """The README with the section as the results have it. Raises ValueError where it has no place for it."""
-    before, begin, rest = readme.partition(BEGIN)
+def written(page: str, results: dict[str, Result]) -> str:
+    """The page with the section as the results have it. Raises ValueError where it has no place for it."""
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
-        raise ValueError(f"README.md has no {BEGIN} ... {END} to write between")
+        raise ValueError(f"{PAGE.name} has no {BEGIN} ... {END} to write between")
     return before + begin + "\n" + "\n".join(section(results)) + "\n" + end + after
 
 
 def section(results: dict[str, Result]) -> Iterator[str]:
     """Its lines."""
     if "variants-cpu" in results:
+        for question, *said in answered(results["variants-cpu"]):
+            yield f"## {question}\n"
+            yield from (f"{part.strip()}\n" for part in said)
+        yield "## Measured\n"
         yield from variants(results["variants-cpu"])
     if "uptrain-cpu" in results:
         yield from uptrain(results["uptrain-cpu"])
@@ -35,7 +39,7 @@ def section(results: dict[str, Result]) -> Iterator[str]:
         yield (
             "- Parallel modes: the losses of DDP, FSDP and hybrid on 8 devices, and of hybrid in two processes, differ "
             f"from one device's\n  by at most {apart:.1e} of them over {len(modes['one device']['losses'])} steps "
-            "([experiments/parallel.py](experiments/parallel.py))."
+            "([experiments/parallel.py](../experiments/parallel.py))."
         )
 
 
@@ -82,7 +86,7 @@ def uptrain(result: Result) -> Iterator[str]:
     yield (
         f"- Uptraining: a baseline at {result['baseline_loss']:.2f} nats is converted and trained on for "
         f"{rows['unchanged, text']['tokens'][-1]:,} characters:\n  {BREAK.join(ways)}\n  "
-        "([experiments/uptrain.py](experiments/uptrain.py))."
+        "([experiments/uptrain.py](../experiments/uptrain.py))."
     )
 
 
@@ -100,5 +104,5 @@ def window(result: Result) -> Iterator[str]:
     yield (
         "- Long contexts: processor time of a training step against context length, and the memory that the step "
         f"needs at {rows[-1]['length']:,} tokens:\n  {BREAK.join(parts)}\n  "
-        "([experiments/window.py](experiments/window.py))."
+        "([experiments/window.py](../experiments/window.py))."
     )

@@ -1,12 +1,13 @@
-"""The numbers that the README's own text takes from committed results are those of the results, as rounded there."""
+"""The numbers that README and docs take from committed results are those of the results, as rounded there."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from experiments import evidence
-from experiments.summary import BEGIN, END, README
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 SIZES, COMPILED = evidence.read("variants-cpu")["gpt2"], evidence.read("gpu_report")["rows"]
 
 
@@ -33,14 +34,25 @@ def speed(preset: str) -> list[tuple[str, list[float]]]:
 
 START = evidence.read("start")
 STEP, TOKEN = ("kernels", "gigabytes", "temporary_gigabytes"), ("kernels", "megabytes", "least_megabytes")
-SAYS = [
-    ("| `gpt2` | # |", [SIZES["baseline"]["parameters"]]),
-    ("rotary in place of learned positions is # parameters less", [-SIZES["rotary"]["parameters_difference"]]),
-    ("4 key-value heads instead of 12 are # less", [-SIZES["grouped-4"]["parameters_difference"]]),
+SPEED = [*speed("quickstart"), *speed("shakespeare-char-cpu")]
+CONVERTED = [
     ("(# → # parameters", [SIZES[name]["parameters"] for name in ("baseline", "all")]),
     ("KV cache # → # bytes per token", [SIZES[name]["cache_bytes_per_token"] for name in ("baseline", "all")]),
-    *speed("quickstart"),
-    *speed("shakespeare-char-cpu"),
+]
+README = [
+    *CONVERTED,
+    *((says.removesuffix(" # to # |"), numbers[:1]) for says, numbers in SPEED),
+]
+"""Of these the README shows at least one; what it shows is right."""
+MODEL = [
+    ("| as it is | # | # |", [SIZES["baseline"]["parameters"], SIZES["baseline"]["cache_bytes_per_token"]]),
+    ("| rotary positions | # fewer |", [-SIZES["rotary"]["parameters_difference"]]),
+    (
+        "| 4 key-value heads instead of 12 | # fewer | # |",
+        [-SIZES["grouped-4"]["parameters_difference"], SIZES["grouped-4"]["cache_bytes_per_token"]],
+    ),
+]
+COMPILED_SPEED = [
     (
         "| `jaxgpt train` until its first step begins | # s the first time, # s later |",
         [START[when]["first_step_begins"] for when in ("first", "later")],
@@ -68,15 +80,34 @@ SAYS = [
         compiled("decode fused, batch 64, 4 KV heads", "batch", *TOKEN),
     ),
 ]
-"""What is said, # for a number and … for words of the same line that do not matter, and the numbers."""
+SAYS = [
+    *(("docs/weights.md", *row) for row in CONVERTED),
+    *(("docs/model.md", *row) for row in MODEL),
+    *(("docs/speed.md", *row) for row in [*SPEED, *COMPILED_SPEED]),
+]
+"""Where it is said, what is said with # for a number, and the numbers."""
 
 
-@pytest.mark.parametrize(("says", "numbers"), SAYS, ids=[says for says, _ in SAYS])
-def test_a_number_of_the_readme_is_the_result_s(says, numbers):
-    before, _, rest = README.read_text().partition(BEGIN)
-    pattern = re.escape(says).replace(r"\#", r"(\d[\d,.]*\d|\d)").replace("…", ".*?")
-    places = re.findall(pattern, before + rest.partition(END)[2])
-    assert len(places) == 1
-    shown = [places[0]] if isinstance(places[0], str) else places[0]
+@pytest.mark.parametrize(("page", "says", "numbers"), SAYS, ids=[says for _, says, _ in SAYS])
+def test_a_number_of_the_documentation_is_the_result_s(page, says, numbers):
+    (shown,) = places(page, says)
+    assert_rounded(shown, numbers)
+
+
+def test_every_speed_and_size_that_the_readme_shows_is_the_result_s():
+    shown = [(numbers, place) for says, numbers in README for place in places("README.md", says)]
+    assert len(shown) >= 4
+    for numbers, place in shown:
+        assert_rounded(place, numbers)
+
+
+def places(page: str, says: str) -> list[tuple[str, ...]]:
+    """The numbers of every place of the page that says this."""
+    pattern = re.escape(says).replace(r"\#", r"(\d[\d,.]*\d|\d)")
+    found = re.findall(pattern, (ROOT / page).read_text(encoding="utf-8"))
+    return [(place,) if isinstance(place, str) else place for place in found]
+
+
+def assert_rounded(shown: tuple[str, ...], numbers: list[float]) -> None:
     for text, number in zip(shown, numbers, strict=True):
         assert text.replace(",", "") == f"{number:.{len(text.partition('.')[2])}f}"

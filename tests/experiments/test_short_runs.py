@@ -159,8 +159,8 @@ def test_the_page_of_the_committed_results_needs_nothing_from_outside(tmp_path):
         assert number in text[: text.index("<h2")]
 
 
-def test_the_readme_s_section_is_what_the_results_say():
-    text = summary.README.read_text()
+def test_the_page_of_the_experiments_says_what_the_results_say():
+    text = summary.PAGE.read_text()
     assert summary.written(text, report.results()) == text
 
 

@@ -1,0 +1,171 @@
+"""README and docs are true of the code: their Python runs, their commands are understood, their links lead on."""
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import huggingface_hub.constants
+import jax
+import pytest
+import tyro
+
+import jaxgpt
+from jaxgpt.cli import COMMANDS
+from tests.documents import HELD, PAGES, ROOT, anchors, blocks, command_lines, fill_hub_cache, name, words
+from tests.runs import write_text
+
+PYTHON = [page for page in HELD if any(blocks(page, "python"))]
+SHELL = [(page, line, text) for page in HELD for line, text in command_lines(page)]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory) -> Path:
+    """A folder with what the pages name: texts, and a hub's cache with a tiny model called openai-community/gpt2."""
+    folder = tmp_path_factory.mktemp("stand-ins")
+    fill_hub_cache(folder / "hub", "openai-community/gpt2")
+    text = write_text(folder / "my.txt").read_text()
+    (folder / "my.txt").write_text(text[:6000])
+    (folder / "my-texts").mkdir()
+    (folder / "my-texts" / "one.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def in_stand_ins(stand_ins, tmp_path, monkeypatch):
+    """The current folder has the texts, the hub's cache the model, and jax is as a user has it."""
+    for path in ("my.txt", "my-texts"):
+        (tmp_path / path).symlink_to(stand_ins / path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(stand_ins / "hub"))
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    yield tmp_path
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.mark.parametrize("page", PYTHON, ids=name)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, in_stand_ins):
+    namespace: dict = {"__name__": "page"}
+    for block in blocks(page, "python"):
+        code = "\n" * (block.line - 1) + block.code  # so that a traceback shows the page's own line
+        exec(compile(code, name(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize(("page", "line", "text"), SHELL, ids=[f"{name(page)}:{line}" for page, line, _ in SHELL])
+def test_a_command_of_a_page_is_understood(page, line, text, in_stand_ins, monkeypatch):
+    text = text.replace("$WHAT", "gpt2-xl --run run").removeprefix("srun ")
+    program, *arguments = shlex.split(text)
+    if program == "jaxgpt":
+        parse(arguments, monkeypatch)
+    elif program == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert {argument for argument in arguments if "=" not in argument} <= set(targets)
+    elif (program, *arguments[:1]) == ("pip", "install"):
+        extras = re.findall(r"\.\[([\w,-]+)\]", text)
+        assert set(",".join(extras).split(",")) - {""} <= set(PROJECT["optional-dependencies"])
+    elif program == "python":
+        assert importlib.util.find_spec(arguments[1])
+    else:
+        assert re.match(r"source |RUN=|if |cd |git clone ", text), f"a line that no test understands: {text}"
+
+
+class ParsedError(Exception):
+    """The flags were understood."""
+
+
+def parse(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a command up to where its flags are read, by its own parser."""
+    usual, command = tyro.cli, importlib.import_module(f"jaxgpt.commands.{arguments[0]}")
+
+    def read(*given: object, **named: object) -> object:
+        found = usual(*given, **named)
+        if named.get("return_unknown_args"):
+            return found
+        raise ParsedError
+
+    monkeypatch.setattr(tyro, "cli", read)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: None)
+    if "--resume" in arguments:
+        pytest.skip("reads a run that the page made before; the slow test makes it")
+    with pytest.raises(ParsedError):
+        command.main(arguments[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page):
+    for url in re.findall(r"\]\(([^)\s]+)\)", words(page)):
+        if re.match(r"[a-z]+:", url):
+            continue
+        path, _, anchor = url.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{name(page)}: {url}"
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), f"{name(page)}: {url}"
+
+
+@pytest.mark.parametrize("page", HELD, ids=name)
+def test_every_public_name_that_a_page_says_is_there(page):
+    for said in re.findall(r"`jaxgpt\.([A-Za-z_][\w.]*)", words(page)):
+        at, *rest = said.split(".")
+        found = getattr(jaxgpt, at, None) or importlib.import_module(f"jaxgpt.{at}")
+        for part in rest:
+            found = getattr(found, part, None) or importlib.import_module(f"{found.__name__}.{part}")
+
+
+@pytest.fixture(scope="module")
+def flags() -> set[str]:
+    """All flags of all subcommands, as their own help lists them."""
+    program = (
+        "import contextlib, sys; from jaxgpt.cli import main\n"
+        f"for name in {list(COMMANDS)}:\n"
+        "    sys.argv = ['jaxgpt', name, '--help']\n"
+        "    with contextlib.suppress(SystemExit):\n"
+        "        main()\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    return set(re.findall(r"--[a-z][\w.-]*", shown))
+
+
+ELSEWHERE = {"--dist", "--no-python", "--help", "--version"}
+"""Flags of pytest, torchrun and the like."""
+
+
+@pytest.mark.parametrize("page", [page for page in HELD if page.name != "coming-from.md"], ids=name)
+def test_every_flag_that_a_page_says_is_there(page, flags):
+    said = {
+        flag
+        for code in re.findall(r"`([^`\n]+)`", words(page))
+        for flag in re.findall(r"(?<!\S)--[a-z][\w.-]*", code)
+        if not code.startswith(("python -m", "pytest", "pip"))
+    }
+    assert said - ELSEWHERE <= flags
+
+
+def test_a_message_that_troubleshooting_explains_is_one_that_the_code_says():
+    spoken = " ".join(path.read_text() for room in ("jaxgpt", "converters") for path in (ROOT / room).rglob("*.py"))
+    spoken = re.sub(r'"\s*\n\s*f?"', "", spoken)  # a message goes on in the next line
+    explained = re.findall(r"^- `([^`]+)`|^- .*?, (?:and )?`([^`]+)`:", words(ROOT / "docs/troubleshooting.md"), re.MULTILINE)
+    assert len(explained) > 20
+    for message in filter(None, (part for pair in explained for part in pair)):
+        for piece in re.split("…", message):
+            assert piece.strip() in spoken, message
+
+
+def test_the_readme_is_read_in_one_sitting():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 170
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path):
+    pytest.importorskip("mkdocs", reason="the site needs the extra docs")
+    pytest.importorskip("material", reason="the site needs the extra docs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+    for page in (tmp_path / "site").rglob("*.html"):
+        loaded = re.findall(r'<(?:script|img|link|iframe)[^>]*(?:src|href)="(https?:[^"]+)"', page.read_text())
+        assert not loaded, page.name
