@@ -25,6 +25,7 @@ PAGES = {
 FIGURES = "experiments/results/figures"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 FENCED = re.compile(r"^```.*?^```$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 DISPLAYED, INLINE = re.compile(r"^\$\$(.+?)\$\$$", re.MULTILINE | re.DOTALL), re.compile(r"(?<!\$)\$([^$\n]+)\$(?!\$)")
 
 
@@ -55,7 +56,9 @@ def _words(text: str, origin: str, target: str) -> str:
     from latex2mathml.converter import convert
 
     text = LINK.sub(lambda link: _link(link, origin, target), text)
-    text = DISPLAYED.sub(lambda found: f'<div class="equation">{convert(found[1].strip(), "block")}</div>', text)
+    text = DISPLAYED.sub(
+        lambda found: f'<div class="equation">{convert(found[1].strip(), display="block")}</div>', text
+    )
     return INLINE.sub(lambda found: convert(found[1]), text)
 
 
@@ -92,7 +95,7 @@ def notebook(path: Path) -> str:
             if "image/png" in data:
                 pieces.append(f'<img alt="" src="data:image/png;base64,{"".join(data["image/png"]).strip()}">')
             elif text := "".join(data["text/plain"]).rstrip():
-                pieces.append(f"```text\n{text}\n```")
+                pieces.append(f"```text\n{COLOUR.sub('', text)}\n```")
     pieces.insert(1, f"[Download this notebook]({path.name})")
     return "\n\n".join(pieces)
 

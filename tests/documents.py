@@ -38,11 +38,16 @@ def words(page: Path) -> str:
 
 
 def command_lines(page: Path) -> Iterator[tuple[int, str]]:
-    """Every line of the page's shell blocks with its number; comments and prompts are gone."""
+    """Every command of the page's shell blocks with the number of its last line, without comments."""
     for block in blocks(page, "sh"):
+        command = ""
         for offset, line in enumerate(block.code.splitlines()):
-            if line := re.sub(r"(^|\s+)#.*", "", line).strip():
-                yield block.line + offset, line
+            command += re.sub(r"(^|\s+)#.*", "", line).strip()
+            if command.endswith("\\"):
+                command = command[:-1]
+            elif command:
+                yield block.line + offset, command
+                command = ""
 
 
 def anchors(text: str) -> set[str]:
@@ -51,8 +56,8 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def fill_hub_cache(folder: Path, model: str, **shape: object) -> None:
-    """Put a tiny GPT-2 where the hub's client finds `model` without a network."""
+def fill_hub_cache(folder: Path, model: str, **shape: object) -> Path:
+    """Put a tiny GPT-2 where the hub's client finds `model` without a network. Returns its folder."""
     from flax import nnx
 
     from converters import save_pretrained
@@ -60,6 +65,9 @@ def fill_hub_cache(folder: Path, model: str, **shape: object) -> None:
 
     cache = folder / f"models--{model.replace('/', '--')}"
     (cache / "refs").mkdir(parents=True)
+    (cache / "snapshots").mkdir()
     (cache / "refs" / "main").write_text("0" * 40)
-    config = GPTConfig(**{"num_layers": 2, "num_heads": 12, "d_model": 24, **shape})
-    save_pretrained(GPT(config, rngs=nnx.Rngs(0)), cache / "snapshots" / ("0" * 40), "gpt2")
+    config = GPTConfig(**{"num_layers": 1, "num_heads": 12, "d_model": 24, **shape})
+    snapshot = cache / "snapshots" / ("0" * 40)
+    save_pretrained(GPT(config, rngs=nnx.Rngs(0)), snapshot, "gpt2")
+    return snapshot

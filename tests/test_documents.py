@@ -1,6 +1,7 @@
 """README and docs are true of the code: their Python runs, their commands are understood, their links lead on."""
 
 import importlib
+import os
 import re
 import shlex
 import subprocess
@@ -20,14 +21,19 @@ from tests.runs import write_text
 
 PYTHON = [page for page in HELD if any(blocks(page, "python"))]
 SHELL = [(page, line, text) for page in HELD for line, text in command_lines(page)]
+CONVERTED = ("gpt2-rotary", "gpt2-kv4")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory) -> Path:
-    """A folder with what the pages name: texts, and a hub's cache with a tiny model called openai-community/gpt2."""
+    """A folder with what the pages name: texts, a hub's cache with a tiny model called openai-community/gpt2, and
+    folders that the pages convert it to.
+    """
     folder = tmp_path_factory.mktemp("stand-ins")
-    fill_hub_cache(folder / "hub", "openai-community/gpt2")
+    model = fill_hub_cache(folder / "hub", "openai-community/gpt2")
+    for converted in CONVERTED:
+        (folder / converted).symlink_to(model)
     text = write_text(folder / "my.txt").read_text()
     (folder / "my.txt").write_text(text[:6000])
     (folder / "my-texts").mkdir()
@@ -38,7 +44,7 @@ def stand_ins(tmp_path_factory) -> Path:
 @pytest.fixture
 def in_stand_ins(stand_ins, tmp_path, monkeypatch):
     """The current folder has the texts, the hub's cache the model, and jax is as a user has it."""
-    for path in ("my.txt", "my-texts"):
+    for path in ("my.txt", "my-texts", *CONVERTED):
         (tmp_path / path).symlink_to(stand_ins / path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(stand_ins / "hub"))
@@ -148,7 +154,9 @@ def test_every_flag_that_a_page_says_is_there(page, flags):
 def test_a_message_that_troubleshooting_explains_is_one_that_the_code_says():
     spoken = " ".join(path.read_text() for room in ("jaxgpt", "converters") for path in (ROOT / room).rglob("*.py"))
     spoken = re.sub(r'"\s*\n\s*f?"', "", spoken)  # a message goes on in the next line
-    explained = re.findall(r"^- `([^`]+)`|^- .*?, (?:and )?`([^`]+)`:", words(ROOT / "docs/troubleshooting.md"), re.MULTILINE)
+    explained = re.findall(
+        r"^- `([^`]+)`|^- .*?, (?:and )?`([^`]+)`:", words(ROOT / "docs/troubleshooting.md"), re.MULTILINE
+    )
     assert len(explained) > 20
     for message in filter(None, (part for pair in explained for part in pair)):
         for piece in re.split("…", message):
@@ -160,11 +168,24 @@ def test_the_readme_is_read_in_one_sitting():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_runs_from_top_to_bottom(path, stand_ins, tmp_path, monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(stand_ins / "hub"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path):
     pytest.importorskip("mkdocs", reason="the site needs the extra docs")
     pytest.importorskip("material", reason="the site needs the extra docs")
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
     for page in (tmp_path / "site").rglob("*.html"):
         loaded = re.findall(r'<(?:script|img|link|iframe)[^>]*(?:src|href)="(https?:[^"]+)"', page.read_text())
