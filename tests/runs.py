@@ -130,7 +130,7 @@ def free_port() -> int:
 
 
 def without_torch() -> str:
-    """A folder that hides torch, which tensorboardX would import, slowly."""
+    """A folder that hides torch, which other packages import where it is installed, slowly."""
     folder = cache_folder() / "without-torch"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "torch.py").write_text("raise ImportError")
@@ -145,10 +145,11 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
 
 
 def lines(folder: Path) -> list[dict[str, float]]:
-    """The metrics of a run, without the one that time decides."""
+    """The metrics of a run, without those that time decides."""
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in found:
-        del line["tokens_per_second"]
+        for name in ("tokens_per_second", "seconds"):
+            line.pop(name, None)
     return found
 
 

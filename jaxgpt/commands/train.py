@@ -42,10 +42,11 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     """Train a preset, or resume a run, and write a sample; returns the exit code."""
+    from jaxgpt.runtime.output import lasting_output
     from jaxgpt.runtime.signals import command_signals
 
     keep_freed_memory()
-    with command_signals():
+    with lasting_output(), command_signals():
         return _main(arguments)
 
 

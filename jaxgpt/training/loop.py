@@ -99,6 +99,7 @@ def _train_until(
     with Reporter(run, start, console) as reporter:
         for done in range(start + 1, config.steps + 1):
             state, metrics = program.step(state, program.batch(done - 1 + data_offset))
+            reporter.stepped(done, metrics)
             if late:  # fetched one step late, so that the device never waits for the host
                 reporter.report(*late)
             late = (done, metrics)
