@@ -20,7 +20,8 @@ from converters.kv_heads import KVInit
 from converters.placement import sharding
 from converters.sources import Source, read_source
 from jaxgpt.errors import UserError
-from jaxgpt.model.gpt import GPT, abstract_model, named_parameters
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import abstract_model, named_parameters
 
 Index = tuple[slice, ...]
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from jaxgpt.model.gpt import GPT, num_parameters
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import num_parameters
 
 CARD = """---
 library_name: {library}

@@ -19,7 +19,8 @@ from converters.hf_config import config_to_hf
 from converters.model_card import model_card
 from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
-from jaxgpt.model.gpt import GPT, named_parameters
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import named_parameters
 
 SHARD_BYTES = 5_000_000_000
 GPT2_VOCABULARY = 50257

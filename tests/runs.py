@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from jaxgpt.cli import main
-from jaxgpt.parallel.sharding import one_device
+from jaxgpt.parallel.mesh import one_device
 from jaxgpt.runtime.user_cache import cache_folder, programs_folder
 from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.run import read_run

@@ -12,7 +12,8 @@ from jaxgpt.data.hf_tokenizer import character_json
 from jaxgpt.errors import UserError
 from jaxgpt.evaluation.scoring import rolling_loglikelihood
 from jaxgpt.loading import check_vocabulary
-from jaxgpt.model.gpt import GPT, named_parameters
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import named_parameters
 from jaxgpt.training.run import read_run
 from tests.runs import lines, quick_compilation, state
 

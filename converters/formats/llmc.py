@@ -14,7 +14,8 @@ from converters.formats.safetensors_files import Tensor, Tensors
 from converters.hf_config import checked_config
 from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
-from jaxgpt.model.gpt import GPT, named_parameters
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import named_parameters
 
 FILE = "model.bin"
 MAGIC = 20240326

@@ -12,7 +12,8 @@ from converters.formats.torch_files import tensors_of, unpickled
 from converters.hf_config import checked_config
 from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
-from jaxgpt.model.gpt import GPT, named_parameters
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import named_parameters
 
 FILE = "ckpt.pt"
 COMPILED = "_orig_mod."

@@ -19,8 +19,9 @@ from converters.verification.certificate import AT_MOST, Certificate, bounded
 from converters.verification.greedy import greedy_full_forward, greedy_with_cache
 from converters.verification.oracle import Oracle
 from jaxgpt.errors import UserError
-from jaxgpt.model.gpt import GPT, named_parameters, num_parameters
+from jaxgpt.model.gpt import GPT
 from jaxgpt.model.loss import next_token_loss
+from jaxgpt.model.parameters import named_parameters, num_parameters
 
 Tokens = Int[np.ndarray, "B T"]
 

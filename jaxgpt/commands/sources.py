@@ -12,9 +12,9 @@ def load_on_all_devices(source: str | Path, step: str | int = "latest", **change
     import jax
 
     from jaxgpt.loading import load
-    from jaxgpt.parallel.sharding import MeshConfig, make_mesh, shard
+    from jaxgpt.parallel.sharding import MeshConfig, shard
 
     if step != "latest":
         changes["step"] = step
     model = load(source, **changes)
-    return model if jax.device_count() == 1 else shard(model, make_mesh(MeshConfig()))
+    return model if jax.device_count() == 1 else shard(model, MeshConfig().make())

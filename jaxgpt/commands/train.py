@@ -149,11 +149,10 @@ def _mesh(config: TrainConfig) -> "Mesh":
     """The devices of all processes. Raises ValueError where they do not fit."""
     import jax
 
-    from jaxgpt.parallel.sharding import make_mesh
     from jaxgpt.runtime.processes import check_equal_hosts
 
     check_equal_hosts(jax.devices())
-    return make_mesh(config.mesh)
+    return config.mesh.make()
 
 
 def _teacher(config: TrainConfig) -> "GPT | None":
@@ -252,7 +251,7 @@ def _orbax_hushed() -> Iterator[None]:
 def _print_header(run: "Run", data: "TokenData", mesh: "Mesh", console: Console) -> None:
     import jax
 
-    from jaxgpt.model.gpt import abstract_model, num_parameters
+    from jaxgpt.model.parameters import abstract_model, num_parameters
     from jaxgpt.parallel.sharding import bytes_per_device
     from jaxgpt.runtime.processes import count_hosts
     from jaxgpt.training.step import abstract_state, describe_attention

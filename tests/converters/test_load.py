@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from converters import load_pretrained
 from converters.architectures import GPT2, sizes
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.gpt import abstract_model, named_parameters
+from jaxgpt.model.parameters import abstract_model, named_parameters
 
 CONFIG = {"model_type": "gpt2", "vocab_size": 97, "n_positions": 32, "n_layer": 2, "n_head": 4, "n_embd": 32}
 OURS = GPTConfig(vocab_size=97, context_length=32, num_layers=2, num_heads=4, d_model=32)
@@ -96,7 +96,7 @@ def test_a_mesh_cuts_every_parameter_and_changes_no_number(folder, tmp_path_fact
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 8)
 from converters import load_pretrained
-from jaxgpt.model.gpt import named_parameters
+from jaxgpt.model.parameters import named_parameters
 mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 cut = named_parameters(load_pretrained({str(folder)!r}, mesh=mesh))
 for name, whole in named_parameters(load_pretrained({str(folder)!r})).items():

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from converters import load_pretrained, save_pretrained
 from jaxgpt.config import GPTConfig
 from jaxgpt.inference.generate import generate
-from jaxgpt.model.gpt import named_parameters
+from jaxgpt.model.parameters import named_parameters
 
 TINY = GPTConfig.preset("tiny")
 ROTARY = dataclasses.replace(TINY, position="rotary", num_kv_heads=2, window=8)

@@ -10,7 +10,7 @@ import pytest
 from converters.architectures import GPT2, sizes
 from converters.hf_config import config_to_hf
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.gpt import abstract_model, named_parameters
+from jaxgpt.model.parameters import abstract_model, named_parameters
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 

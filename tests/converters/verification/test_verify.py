@@ -12,7 +12,7 @@ from converters.verification.certify import certify
 from converters.verification.greedy import greedy_full_forward, greedy_with_cache
 from converters.verification.verify import verify as certificate_of
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.gpt import named_parameters
+from jaxgpt.model.parameters import named_parameters
 
 TINY = GPTConfig.preset("tiny")
 ONE_LAYER = dataclasses.replace(TINY, num_layers=1)
