@@ -12,7 +12,8 @@ def load_on_all_devices(source: str | Path, step: str | int = "latest", **change
     import jax
 
     from jaxgpt.loading import load
-    from jaxgpt.parallel.sharding import MeshConfig, shard
+    from jaxgpt.parallel.mesh import MeshConfig
+    from jaxgpt.parallel.sharding import shard
 
     if step != "latest":
         changes["step"] = step
