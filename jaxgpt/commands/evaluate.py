@@ -140,10 +140,16 @@ def text_of(chosen: Arguments) -> "TokenData":
 
 def model_of(chosen: Arguments) -> "GPT":
     """The model on all devices: each has a copy, and they share out the windows."""
-    from jaxgpt.commands.sources import load_on_all_devices
+    import jax
+
+    from jaxgpt.loading import load
+    from jaxgpt.parallel.sharding import MeshConfig, make_mesh, shard
 
     changes: dict[str, Any] = {} if chosen.attention is None else {"attention": chosen.attention}
-    return load_on_all_devices(chosen.source, chosen.step, **changes)
+    if chosen.step != "latest":
+        changes["step"] = chosen.step
+    model = load(chosen.source, **changes)
+    return model if jax.device_count() == 1 else shard(model, make_mesh(MeshConfig()))
 
 
 @contextmanager
