@@ -10,7 +10,8 @@ from jax import Array
 from converters.kv_heads import KV_INITS, KVInit, pool_kv_heads, repeat_kv_heads
 from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
-from jaxgpt.model.gpt import GPT, abstract_model, named_parameters
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import abstract_model, named_parameters
 
 Parameters = dict[str, Array]
 

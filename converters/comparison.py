@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.gpt import abstract_model, num_parameters
+from jaxgpt.model.parameters import abstract_model, num_parameters
 
 BYTES = {"float32": 4, "bfloat16": 2}
 

@@ -6,22 +6,17 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from converters.companions import TOKENIZER_FILES
-from converters.files import shown
+from converters.gpt2_tokenizer import FILES as TOKENIZER
 from jaxgpt.errors import UserError
 
-CONFIGS = ("config.json", "generation_config.json", "adapter_config.json", *TOKENIZER_FILES)
+CONFIGS = ("config.json", "generation_config.json", *TOKENIZER)
 PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
-SAFETENSORS = ("model*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
-FLAX = ("flax_model.msgpack",)
+SAFETENSORS = ("model*.safetensors", "model.safetensors.index.json")
 
 
 def is_local(source: str | Path) -> bool:
     """Whether the source is a path on this machine."""
-    try:
-        return Path(source).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # a name too long, with a zero byte, of no user
-        return False
+    return Path(source).expanduser().exists()
 
 
 def local_path(source: str | Path) -> Path:
@@ -32,12 +27,10 @@ def local_path(source: str | Path) -> Path:
     if is_local(source):
         return Path(source).expanduser()
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source), re.ASCII):
-        name = shown(str(source))[1:-1]
-        raise UserError(f"{name} does not exist; give a folder, a weights file, or a hub id such as owner/model")
-    for weights, pattern in ((SAFETENSORS, "*.safetensors"), (PICKLES, "*.bin"), (FLAX, "*.msgpack")):
-        folder = _snapshot(str(source), (*CONFIGS, *weights))
-        if any(folder.glob(pattern)):
-            break
+        raise UserError(f"{source} does not exist; give a folder, a weights file, or a hub id such as owner/model")
+    folder = _snapshot(str(source), (*CONFIGS, *SAFETENSORS))
+    if not any(folder.glob("*.safetensors")):
+        folder = _snapshot(str(source), (*CONFIGS, *PICKLES))
     return folder
 
 

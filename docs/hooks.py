@@ -43,7 +43,9 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links and equations as the site has them; code stays as it is."""
     target = page.file.src_uri
-    markdown = markdown.replace("<!-- every message -->", every_message())
+    for mark, written in {"<!-- every message -->": every_message, "<!-- every task -->": every_task}.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, written())
     origin = {name: path for path, name in PAGES.items()}.get(target, f"docs/{target}")
     pieces, end = [], 0
     for code in FENCED.finditer(markdown):
@@ -98,6 +100,22 @@ def notebook(path: Path) -> str:
                 pieces.append(f"```text\n{COLOUR.sub('', text)}\n```")
     pieces.insert(1, f"[Download this notebook]({path.name})")
     return "\n\n".join(pieces)
+
+
+def every_task() -> str:
+    """The standard tasks: how each is scored, and what was published for OpenAI's four sizes."""
+    from jaxgpt.evaluation.tasks.run import TASKS
+    from jaxgpt.evaluation.tasks.task import SIZES
+
+    pieces = []
+    for task in TASKS.values():
+        pieces += [f"\n### {task.name}\n", task.protocol + "\n"]
+        if task.published:
+            pieces += [f"| metric | {' | '.join(SIZES)} | published by |", "|---" * (len(SIZES) + 2) + "|"]
+        for row in task.published:
+            numbers = " | ".join("" if value is None else str(value) for value in row.values)
+            pieces.append(f"| {row.metric} | {numbers} | {row.by} |")
+    return "\n".join(pieces)
 
 
 def every_message() -> str:

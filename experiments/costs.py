@@ -6,7 +6,7 @@ from typing import Any
 from converters.comparison import cache_bytes, cache_bytes_per_token
 from jaxgpt.config import GPTConfig
 from jaxgpt.inspect.flops import flops_per_token
-from jaxgpt.model.gpt import abstract_model, num_parameters
+from jaxgpt.model.parameters import abstract_model, num_parameters
 
 
 def variants(model: GPTConfig, kv_heads: tuple[int, ...], window: int) -> dict[str, GPTConfig]:

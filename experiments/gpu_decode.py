@@ -14,8 +14,8 @@ from jaxgpt.inference.programs import decode, prefill, tokens_per_turn
 from jaxgpt.inference.settings import Settings, make_rules, row_seeds
 from jaxgpt.inference.texts import cast_once
 from jaxgpt.inspect.target import AOT_XLA_FLAGS, FOR_PALLAS, h200
-from jaxgpt.model.gpt import abstract_model, num_parameters
-from jaxgpt.ops.attention import compiling_for
+from jaxgpt.model.parameters import abstract_model, num_parameters
+from jaxgpt.ops.platform import compiling_for
 
 
 class Row(NamedTuple):

@@ -23,10 +23,11 @@ import tyro
 from experiments import gpu_decode
 from experiments.compiled import facts
 from jaxgpt.inspect.target import AOT_XLA_FLAGS, h200, missing
-from jaxgpt.model.loss import GPU_CHUNK
-from jaxgpt.ops.attention import compiling_for
-from jaxgpt.parallel.sharding import bytes_per_device, make_mesh
-from jaxgpt.training.config import MeshConfig, TrainConfig
+from jaxgpt.ops.cross_entropy import GPU_CHUNK
+from jaxgpt.ops.platform import compiling_for
+from jaxgpt.parallel.mesh import MeshConfig
+from jaxgpt.parallel.sharding import bytes_per_device
+from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.step import abstract_batch, abstract_state, make_step
 
 REPORT = Path(__file__).parent / "results" / "gpu_report.json"
@@ -108,7 +109,7 @@ def main(arguments: Arguments) -> None:
 def train_step_facts(row: Row) -> dict[str, Any]:
     """What the compiled step does on each device."""
     config = step_config(row)
-    mesh = make_mesh(config.mesh, h200(math.prod(row.mesh)))
+    mesh = config.mesh.make(h200(math.prod(row.mesh)))
     state = abstract_state(config, mesh)
     with compiling_for("cuda"):
         compiled = make_step(config, mesh).lower(state, abstract_batch(config, mesh)).compile(AOT_XLA_FLAGS)

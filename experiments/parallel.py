@@ -26,11 +26,12 @@ from jaxgpt.data import Batches, device_put_batch, prepare
 from jaxgpt.inspect.collectives import by_kind, collectives, wire_bytes
 from jaxgpt.inspect.flops import flops_per_token
 from jaxgpt.inspect.hardware import overlapped
-from jaxgpt.model.gpt import abstract_model, named_parameters, num_parameters
-from jaxgpt.parallel.sharding import batch_sharding, bytes_per_device, cut_axis, make_mesh
+from jaxgpt.model.parameters import abstract_model, named_parameters, num_parameters
+from jaxgpt.parallel.mesh import MeshConfig
+from jaxgpt.parallel.sharding import batch_sharding, bytes_per_device, sharded_axis
 from jaxgpt.runtime.cluster import Cluster
 from jaxgpt.runtime.processes import connect
-from jaxgpt.training.config import MeshConfig, TrainConfig
+from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.step import abstract_state, compile_step, initial_state
 
 DEVICES, PROCESSES = 8, 2
@@ -80,7 +81,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
 def trained(config: TrainConfig) -> dict[str, Any]:
     """The losses of a mode, and what its program holds and sends."""
     data = prepare(config.data.source, config.data.tokenizer)
-    mesh = make_mesh(config.mesh)
+    mesh = config.mesh.make()
     length = config.model.context_length
     batches = Batches(data.train, config.batch_size, length, config.seed)
     rows, shape = batch_sharding(mesh), (config.batch_size, length + 1)
@@ -126,13 +127,13 @@ def formula(config: TrainConfig, block_gathers: int) -> float:
     (two rounds) between copies. What is not cut: an all-reduce of its gradients. As it is written, a block is gathered
     twice, again for its backward pass; the CPU's compiler sees that both give the same, and keeps the first.
     """
-    mesh = make_mesh(config.mesh)
+    mesh = config.mesh.make()
     data, fsdp = config.mesh.sizes(DEVICES)
     around = {n: (n - 1) / n for n in (data, fsdp, data * fsdp)}
     total = 0.0
     for path, leaf in named_parameters(abstract_model(config.model)).items():
         size = 4 * leaf.size
-        if cut_axis(path, leaf.shape, mesh) is None:
+        if sharded_axis(path, leaf.shape, mesh) is None:
             total += 2 * size * around[data * fsdp]
         else:
             gathers = block_gathers if path.startswith("blocks.") else 1

@@ -24,7 +24,8 @@ from jaxgpt.data import TokenData, Tokenizer, prepare
 from jaxgpt.evaluation.evaluate import evaluate, split_tokens
 from jaxgpt.inference.generate import generate
 from jaxgpt.loading import load, load_tokenizer
-from jaxgpt.model.gpt import GPT, num_parameters
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import num_parameters
 
 PUBLISHED = {
     "117M": (35.13, 45.99, 29.41, 65.85, 1.16, 37.50),

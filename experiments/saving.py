@@ -18,7 +18,7 @@ import tyro
 
 from experiments import evidence
 from jaxgpt.data import Batches, prepare
-from jaxgpt.parallel.sharding import one_device
+from jaxgpt.parallel.mesh import one_device
 from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.step import initial_state, make_step

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from jaxgpt.data import Batches, TokenData, eval_batches
 from jaxgpt.model.gpt import GPT
-from jaxgpt.parallel.sharding import one_device
+from jaxgpt.parallel.mesh import one_device
 from jaxgpt.runtime.user_cache import programs_folder
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.step import initial_state, make_step

@@ -119,7 +119,7 @@ def train_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[st
 def train_row(config: Any, make: Callable[..., Any], arguments: Arguments, *, compiled: bool) -> dict[str, Any]:
     """Both steps from the same weights on the same batches."""
     from experiments import peers
-    from jaxgpt.parallel.sharding import one_device
+    from jaxgpt.parallel.mesh import one_device
     from jaxgpt.training.step import initial_state
 
     shape = (arguments.steps, config.batch_size, config.model.context_length + 1)
@@ -223,7 +223,7 @@ def decode_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[s
     """Greedy continuation of a short prompt, beside transformers' with a static cache."""
     from experiments import peers
     from jaxgpt.inference.generate import generate
-    from jaxgpt.parallel.sharding import one_device
+    from jaxgpt.parallel.mesh import one_device
     from jaxgpt.training.step import initial_state
 
     model = initial_state(config, one_device()).model
@@ -253,7 +253,7 @@ def our_step(config: Any) -> tuple[Callable[[np.ndarray], float], dict[str, Any]
     """One update by jaxgpt, which returns the loss; and what its program took to compile and needs."""
     import jax
 
-    from jaxgpt.parallel.sharding import one_device
+    from jaxgpt.parallel.mesh import one_device
     from jaxgpt.training.step import abstract_batch, abstract_state, initial_state, make_step, memory_needed
 
     mesh = one_device()

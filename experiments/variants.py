@@ -26,7 +26,7 @@ from experiments.interleaved import Program, times_as_fast
 from jaxgpt.config import GPTConfig
 from jaxgpt.data import TokenData, prepare
 from jaxgpt.inference.generate import generate
-from jaxgpt.parallel.sharding import one_device
+from jaxgpt.parallel.mesh import one_device
 from jaxgpt.training.config import DataConfig, OptimizerConfig, TrainConfig
 from jaxgpt.training.step import initial_state, make_step
 

@@ -24,10 +24,10 @@ from converters.comparison import cache_bytes
 from experiments import evidence, short_run
 from experiments.interleaved import seconds
 from jaxgpt.config import Backend, GPTConfig
-from jaxgpt.model.cache import Cache, LayerCache, slots
+from jaxgpt.model.cache import Cache, LayerCache, cache_lengths
 from jaxgpt.model.gpt import GPT
-from jaxgpt.ops.attention import on_gpu
-from jaxgpt.parallel.sharding import one_device
+from jaxgpt.ops.platform import on_gpu
+from jaxgpt.parallel.mesh import one_device
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.step import abstract_batch, abstract_state, initial_state, make_step
 
@@ -111,7 +111,7 @@ def decoded(model: GPT, repeats: int) -> dict[str, Any]:
     @jax.jit
     def run(model: GPT, cache: Cache) -> Any:
         def one(cache: Cache, _: None) -> tuple[Cache, Any]:
-            logits, cache = model.extend(jnp.zeros(1, jnp.int32), cache)
+            logits, cache = model.decode_step(jnp.zeros(1, jnp.int32), cache)
             return cache, logits[0, 0]
 
         return jax.lax.scan(one, cache, length=TOKENS)[1]
@@ -128,7 +128,7 @@ def full_cache(config: GPTConfig) -> Cache:
         shape = (2, 1, kept, config.kv_heads, config.head_dim)
         return LayerCache(*jax.random.normal(jax.random.key(0), shape, config.dtype))
 
-    return Cache(tuple(map(layer, slots(config, config.context_length))), jnp.array([read]))
+    return Cache(tuple(map(layer, cache_lengths(config, config.context_length))), jnp.array([read]))
 
 
 def timed(program: Any, repeats: int, what: str, unit: str, scale: float) -> dict[str, float]:

@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from jaxgpt.cli import main
-from jaxgpt.parallel.sharding import one_device
+from jaxgpt.parallel.mesh import one_device
 from jaxgpt.runtime.user_cache import cache_folder, programs_folder
 from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.run import read_run
@@ -130,7 +130,7 @@ def free_port() -> int:
 
 
 def without_torch() -> str:
-    """A folder that hides torch, which tensorboardX would import, slowly."""
+    """A folder that hides torch, which other packages import where it is installed, slowly."""
     folder = cache_folder() / "without-torch"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "torch.py").write_text("raise ImportError")
@@ -145,10 +145,11 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
 
 
 def lines(folder: Path) -> list[dict[str, float]]:
-    """The metrics of a run, without the one that time decides."""
+    """The metrics of a run, without those that time decides."""
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in found:
-        del line["tokens_per_second"]
+        for name in ("tokens_per_second", "seconds"):
+            line.pop(name, None)
     return found
 
 

@@ -16,6 +16,7 @@ import tyro
 
 import jaxgpt
 from jaxgpt.cli import COMMANDS
+from jaxgpt.commands.data import COMMANDS as DATA
 from tests.documents import HELD, PAGES, ROOT, anchors, blocks, command_lines, fill_hub_cache, name, words
 from tests.runs import write_text
 
@@ -122,13 +123,19 @@ def test_every_public_name_that_a_page_says_is_there(page):
             found = getattr(found, part, None) or importlib.import_module(f"{found.__name__}.{part}")
 
 
+def test_the_api_page_has_every_public_name():
+    assert set(re.findall(r"^::: jaxgpt\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE)) == set(
+        jaxgpt.__all__
+    )
+
+
 @pytest.fixture(scope="module")
 def flags() -> set[str]:
     """All flags of all subcommands, as their own help lists them."""
     program = (
         "import contextlib, sys; from jaxgpt.cli import main\n"
-        f"for name in {list(COMMANDS)}:\n"
-        "    sys.argv = ['jaxgpt', name, '--help']\n"
+        f"for name in {[*([name] for name in COMMANDS), *(['data', name] for name in DATA)]}:\n"
+        "    sys.argv = ['jaxgpt', *name, '--help']\n"
         "    with contextlib.suppress(SystemExit):\n"
         "        main()\n"
     )

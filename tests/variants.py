@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.gpt import GPT, abstract_model
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import abstract_model
 
 BASELINE = GPTConfig(vocab_size=61, context_length=32, num_layers=2, num_heads=4, d_model=32)
 VARIANTS = {

@@ -11,8 +11,8 @@ Tokens = Int[np.ndarray, "B T"]
 
 def greedy_with_cache(model: GPT, prompt: Tokens, count: int) -> Int[np.ndarray, " N"]:
     """The most probable next tokens, one at a time through the key-value cache."""
-    read = jax.jit(GPT.read, static_argnames="capacity")
-    extend = jax.jit(GPT.extend)
+    read = jax.jit(GPT.prefill, static_argnames="capacity")
+    extend = jax.jit(GPT.decode_step)
     length = np.array([prompt.shape[1]])
     logits, cache = read(model, prompt, length, capacity=prompt.shape[1] + count)
     found = [int(logits.argmax())]

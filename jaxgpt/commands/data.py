@@ -1,4 +1,4 @@
-"""`jaxgpt data prepare`, `jaxgpt data join`, `jaxgpt data info`."""
+"""`jaxgpt data prepare`, `jaxgpt data join`, `jaxgpt data info`, `jaxgpt data tokenizer`."""
 
 import dataclasses
 import difflib
@@ -77,21 +77,38 @@ class Info:
     """Which documents."""
 
 
-COMMANDS: dict[str, type] = {"prepare": Prepare, "join": Join, "info": Info}
+@dataclasses.dataclass(frozen=True)
+class TrainTokenizer:
+    """Train a byte-level BPE, as GPT-2's, on text of your own.
+
+    `jaxgpt train PRESET --data.tokenizer FOLDER --model.vocab-size N` uses it, and so does `data prepare --tokenizer`.
+    """
+
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """INPUT... FOLDER, as for `data prepare`. FOLDER is made; transformers' AutoTokenizer opens it too."""
+    vocab_size: int = 4096
+    """How many tokens: 256 bytes, <|endoftext|>, and the pairs that occur most often."""
+    text_field: str = "text"
+    """The field of a JSON line, or column of a parquet file, that holds the text."""
+    suffix: tuple[str, ...] = ()
+    """More suffixes of text files, such as .rst; .txt, .md and .py are read anyway."""
+
+
+COMMANDS: dict[str, type] = {"prepare": Prepare, "join": Join, "info": Info, "tokenizer": TrainTokenizer}
 
 
 def main(arguments: list[str]) -> int:
     """Run a subcommand; returns the exit code."""
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if name in ("-h", "--help"):
-        purposes = [f"  {command:<8} {(made.__doc__ or '').splitlines()[0]}" for command, made in COMMANDS.items()]
+        purposes = [f"  {command:<10} {(made.__doc__ or '').splitlines()[0]}" for command, made in COMMANDS.items()]
         print("\n".join(["usage: jaxgpt data COMMAND [...]", "", *purposes]))  # noqa: T201
         return 0
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1) or list(COMMANDS)
         raise UserError(f"there is no command `jaxgpt data {name}`; did you mean {' or '.join(close)}?")
     chosen: Any = tyro.cli(COMMANDS[name], prog=f"jaxgpt data {name}", args=rest)
-    runs: dict[str, Callable[[Any], int]] = {"prepare": _prepare, "join": _join, "info": _info}
+    runs: dict[str, Callable[[Any], int]] = {"prepare": _prepare, "join": _join, "info": _info, "tokenizer": _train}
     return runs[name](chosen)
 
 
@@ -214,4 +231,26 @@ def _info(chosen: Info) -> int:
     from jaxgpt.data.preparation.info import describe
 
     print(describe(chosen.folder, verify=chosen.verify, documents=chosen.documents, seed=chosen.seed))  # noqa: T201
+    return 0
+
+
+def _train(chosen: TrainTokenizer) -> int:
+    from jaxgpt.data.hf_tokenizer import train_bpe, write_tokenizer
+    from jaxgpt.data.preparation.inputs import find
+    from jaxgpt.data.preparation.tokenise import Settings, read_texts
+
+    if len(chosen.paths) < 2:
+        raise UserError("name what to read and then the folder to write: jaxgpt data tokenizer INPUT... FOLDER")
+    folder = Path(chosen.paths[-1]).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty, and the last argument is the folder to write: name another")
+    found = find(list(chosen.paths[:-1]), chosen.suffix, exclude=folder)
+    if line := found.describe_left_out():
+        print(line, file=sys.stderr)  # noqa: T201
+    texts = read_texts(found.inputs, Settings(chosen.text_field, "strict", 0.0))
+    tokenizer = train_bpe(texts, chosen.vocab_size)
+    write_tokenizer(tokenizer, folder)
+    print(f"{folder} holds a tokenizer of {tokenizer.vocab_size:,} tokens")  # noqa: T201
+    size = f"--data.tokenizer {folder} --model.vocab-size {tokenizer.vocab_size}"
+    print(f"train with it by: jaxgpt train PRESET {size}")  # noqa: T201
     return 0

@@ -140,16 +140,10 @@ def text_of(chosen: Arguments) -> "TokenData":
 
 def model_of(chosen: Arguments) -> "GPT":
     """The model on all devices: each has a copy, and they share out the windows."""
-    import jax
-
-    from jaxgpt.loading import load
-    from jaxgpt.parallel.sharding import MeshConfig, make_mesh, shard
+    from jaxgpt.commands.sources import load_on_all_devices
 
     changes: dict[str, Any] = {} if chosen.attention is None else {"attention": chosen.attention}
-    if chosen.step != "latest":
-        changes["step"] = chosen.step
-    model = load(chosen.source, **changes)
-    return model if jax.device_count() == 1 else shard(model, make_mesh(MeshConfig()))
+    return load_on_all_devices(chosen.source, chosen.step, **changes)
 
 
 @contextmanager

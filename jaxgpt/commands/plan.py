@@ -1,6 +1,7 @@
 """`jaxgpt plan`."""
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -51,14 +52,16 @@ def _prepare(chosen: Arguments) -> None:
     import jax
 
     from jaxgpt.inspect.target import missing
-    from jaxgpt.parallel.sharding import check_batch
+    from jaxgpt.parallel.mesh import check_batch
 
     if chosen.device == "cpu":
         jax.config.update("jax_num_cpu_devices", chosen.devices)
     elif reason := missing():
         raise ValueError(f"--device {chosen.device}: {reason}")
     jax.config.update("jax_platforms", "cpu")
-    check_batch(chosen.config, *chosen.config.mesh.sizes(chosen.devices))
+    check_batch(
+        chosen.config.batch_size, math.prod(chosen.config.mesh.sizes(chosen.devices)), chosen.config.microbatches
+    )
 
 
 def _rows(chosen: Arguments, plan: "Plan") -> dict[str, str]:

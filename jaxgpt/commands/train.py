@@ -42,10 +42,11 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     """Train a preset, or resume a run, and write a sample; returns the exit code."""
+    from jaxgpt.runtime.output import lasting_output
     from jaxgpt.runtime.signals import command_signals
 
     keep_freed_memory()
-    with command_signals():
+    with lasting_output(), command_signals():
         return _main(arguments)
 
 
@@ -148,11 +149,10 @@ def _mesh(config: TrainConfig) -> "Mesh":
     """The devices of all processes. Raises ValueError where they do not fit."""
     import jax
 
-    from jaxgpt.parallel.sharding import make_mesh
     from jaxgpt.runtime.processes import check_equal_hosts
 
     check_equal_hosts(jax.devices())
-    return make_mesh(config.mesh)
+    return config.mesh.make()
 
 
 def _teacher(config: TrainConfig) -> "GPT | None":
@@ -251,7 +251,7 @@ def _orbax_hushed() -> Iterator[None]:
 def _print_header(run: "Run", data: "TokenData", mesh: "Mesh", console: Console) -> None:
     import jax
 
-    from jaxgpt.model.gpt import abstract_model, num_parameters
+    from jaxgpt.model.parameters import abstract_model, num_parameters
     from jaxgpt.parallel.sharding import bytes_per_device
     from jaxgpt.runtime.processes import count_hosts
     from jaxgpt.training.step import abstract_state, describe_attention

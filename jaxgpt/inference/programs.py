@@ -10,10 +10,11 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, UInt32
 
+from jaxgpt.inference.decode import decode_step
 from jaxgpt.inference.sampling import TOP, Drawn, Kind, Sampling, row_keys, sample
 from jaxgpt.model.cache import Cache
 from jaxgpt.model.gpt import GPT
-from jaxgpt.ops.attention import on_gpu
+from jaxgpt.ops.platform import on_gpu, platform_jit
 
 
 class State(NamedTuple):
@@ -41,7 +42,7 @@ class Rules(NamedTuple):
     """Ids from here on are never drawn: rows of the table that no text has."""
 
 
-@partial(jax.jit, static_argnames=("capacity", "kind", "logprobs"))
+@partial(platform_jit, static_argnames=("capacity", "kind", "logprobs"))
 def prefill(
     model: GPT,
     tokens: Int[Array | np.ndarray, "B T"],
@@ -57,13 +58,13 @@ def prefill(
 ) -> tuple[Drawn, State]:
     """Read texts, padded on the right after `length` tokens, and draw the next token of each that has not stopped."""
     tokens, length = jnp.asarray(tokens), jnp.asarray(length)
-    logits, cache = model.read(tokens, length, capacity)
+    logits, cache = model.prefill(tokens, length, capacity)
     seen = _seen(tokens, length, logits.shape[-1]) if kind == "filtered" else None
     state = State(jnp.asarray(token), jnp.asarray(drawn), jnp.asarray(stopped), cache, seen)
     return _draw(logits, state, rules, row_keys(rules.seeds), kind=kind, logprobs=logprobs)
 
 
-@partial(jax.jit, static_argnames=("room", "kind", "logprobs", "fused"), donate_argnames="state")
+@partial(platform_jit, static_argnames=("room", "kind", "logprobs", "fused"), donate_argnames="state")
 def decode(
     model: GPT,
     state: State,
@@ -128,7 +129,7 @@ def _seen(tokens: Int[Array, "B T"], length: Int[Array, " B"], vocab_size: int) 
 def _decode_step(*, fused: bool) -> Callable[..., tuple[Array, Cache]]:
     """How a token is read."""
     if not fused:
-        return GPT.extend
-    from jaxgpt.inference.fused import extend
+        return decode_step
+    from jaxgpt.inference import fused as kernels
 
-    return extend
+    return kernels.decode_step

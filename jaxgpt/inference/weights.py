@@ -7,7 +7,7 @@ from flax import nnx
 
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import Linear
-from jaxgpt.ops.frugal import barrier
+from jaxgpt.ops.residual import barrier
 
 
 def cast_for_inference(model: GPT) -> GPT:

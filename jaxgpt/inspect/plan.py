@@ -18,8 +18,8 @@ from jaxgpt.inspect.hardware import (
     overlapped,
 )
 from jaxgpt.inspect.target import AOT_XLA_FLAGS, h200
-from jaxgpt.ops.attention import compiling_for
-from jaxgpt.parallel.sharding import bytes_per_device, make_mesh
+from jaxgpt.ops.platform import compiling_for
+from jaxgpt.parallel.sharding import bytes_per_device
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.step import abstract_batch, abstract_state, compile_step, memory_needed
 
@@ -49,7 +49,7 @@ class Plan(NamedTuple):
 
 def make_plan(config: TrainConfig, devices: int, device: Device) -> Plan:
     """Compile the step for so many devices; those of a GPU need not be here. Raises ValueError as training would."""
-    mesh = make_mesh(config.mesh, jax.devices()[:devices] if device == "cpu" else h200(devices))
+    mesh = config.mesh.make(jax.devices()[:devices] if device == "cpu" else h200(devices))
     limit = None if device == "cpu" else int(USED_MEMORY * HARDWARE[device].memory)
     state = abstract_state(config, mesh)
     tokens = abstract_batch(config, mesh)

@@ -1,25 +1,21 @@
-"""The parts every block shares: a linear map, LayerNorm, dropout."""
+"""The layers that every block is made of: a linear map and LayerNorm. And the keys that initialize them."""
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jaxtyping import Float, Key, Shaped
+from jaxtyping import Float, Key
 
-from jaxgpt.ops.frugal import layer_norm
-
-DropoutKeys = Key[Array, " B"] | None
-"""A random key for each sequence, so that what is dropped does not depend on where or beside which others it is
-computed. None: nothing is dropped."""
+from jaxgpt.ops.layer_norm import layer_norm
+from jaxgpt.ops.linear import linear
 
 
 class PRNGSequence:
-    """The keys that `rngs.params()` gives, in the same order, counted outside of what is traced.
+    """The keys that `rngs.params()` gives, in the same order, counted outside of the traced program.
 
-    Where a model is traced, nnx's own count takes three quarters of the time (gpt2-large: 3.2 of 4.3 seconds).
+    nnx's own counter takes three quarters of the time of tracing a model (gpt2-large: 3.2 of 4.3 seconds).
     """
 
     def __init__(self, rngs: nnx.Rngs) -> None:
@@ -32,7 +28,7 @@ class PRNGSequence:
         return jax.random.fold_in(self.key, self.start + (self.done - 1))
 
     def end(self) -> None:
-        """Let the stream go on after the keys that were drawn."""
+        """Advance nnx's stream past the keys that were drawn."""
         self.stream.count[...] = self.start + self.done
 
 
@@ -40,19 +36,24 @@ class Linear(nnx.Module):
     """y = x W + b, over one or more input and output axes."""
 
     def __init__(
-        self, into: tuple[int, ...], out: tuple[int, ...], *, stddev: float, bias: bool, rngs: nnx.Rngs | PRNGSequence
+        self,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        *,
+        stddev: float,
+        bias: bool,
+        rngs: nnx.Rngs | PRNGSequence,
     ) -> None:
-        self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (*into, *out)))
-        self.bias = nnx.Param(jnp.zeros(out)) if bias else None
-        self.num_inputs = len(into)
+        self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (*inputs, *outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        self.num_inputs = len(inputs)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        batch, out = x.shape[: x.ndim - self.num_inputs], self.kernel.shape[self.num_inputs :]
-        rows, columns = math.prod(batch), math.prod(out)  # as matrices: a bias of rank 1 is then part of the product
-        y = x.reshape(rows, -1) @ self.kernel[...].astype(x.dtype).reshape(-1, columns)
-        if self.bias is not None:
-            y = y + self.bias[...].astype(x.dtype).reshape(1, columns)
-        return y.reshape(*batch, *out)
+        batch, outputs = x.shape[: x.ndim - self.num_inputs], self.kernel.shape[self.num_inputs :]
+        rows, columns = math.prod(batch), math.prod(outputs)  # as matrices: XLA fuses a bias of rank 1 into the product
+        kernel = self.kernel[...].astype(x.dtype).reshape(-1, columns)
+        bias = None if self.bias is None else self.bias[...].astype(x.dtype).reshape(columns)
+        return linear(x.reshape(rows, -1), kernel, bias).reshape(*batch, *outputs)
 
 
 class LayerNorm(nnx.Module):
@@ -66,26 +67,3 @@ class LayerNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         bias = None if self.bias is None else self.bias[...]
         return layer_norm(x.reshape(-1, x.shape[-1]), self.scale[...], bias, self.epsilon).reshape(x.shape)
-
-
-def spread(parameter: Float[Array, "..."], ndim: int) -> Float[Array, "..."]:
-    """The parameter with leading axes of size 1, so that broadcasting is spelled out."""
-    return parameter.reshape((1,) * (ndim - parameter.ndim) + parameter.shape)
-
-
-def dropout(x: Float[Array, "B ..."], rate: float, keys: DropoutKeys) -> Float[Array, "B ..."]:
-    """Zero each element with probability `rate` and scale up the rest. No keys, no dropout."""
-    if keys is None or rate == 0.0:
-        return x
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
-    return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
-
-
-def split_keys(keys: DropoutKeys, count: int) -> Shaped[Array, "C B"] | tuple[None, ...]:
-    """`count` independent keys for each key."""
-    return (None,) * count if keys is None else jax.vmap(partial(jax.random.split, num=count), out_axes=1)(keys)
-
-
-def fold_keys(keys: DropoutKeys, number: int | Array) -> DropoutKeys:
-    """Another key for each key and number."""
-    return None if keys is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)

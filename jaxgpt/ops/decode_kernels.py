@@ -1,12 +1,12 @@
-"""Kernels for one token more of a few texts, in Pallas, for NVIDIA GPUs (its Triton backend). Optional: see fused.py.
+"""Kernels that decode one token of a few texts, in Pallas, for NVIDIA GPUs (its Triton backend). Optional: fused.py.
 
-A token uses each weight and each cached number once, so that only the reading of them takes time. Each program of a
-kernel reads its part of them once for all texts, and products are sums in float32 beside it: with so few rows tensor
-cores would wait for the memory as well. Elsewhere than on a GPU the kernels are interpreted, slowly, for tests.
+A decoded token uses each weight and each cached number once, so decoding is bound by memory bandwidth. Each program of
+a kernel reads its part of the weights once for all texts, and multiplies and sums in float32 without tensor cores,
+which would wait for the memory too. Where there is no GPU the kernels are interpreted, slowly, for tests.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,72 +15,93 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Float, Int
 
-from jaxgpt.model.cache import LayerCache
-from jaxgpt.model.gpt import ACTIVATIONS, MLP, Attention
-from jaxgpt.model.layers import LayerNorm, Linear
-from jaxgpt.ops.attention import MASKED, on_gpu
+from jaxgpt.config import Activation
+from jaxgpt.ops.attention import MASKED
+from jaxgpt.ops.gelu import ELEMENTWISE
+from jaxgpt.ops.platform import on_gpu
 
 Ref = Any
 """An array in the GPU's memory, as Pallas hands it to a kernel."""
 
+KVCache = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
+"""Keys and values."""
+
+
+class LinearWeights(NamedTuple):
+    """Of y = x W + b."""
+
+    kernel: Float[Array, "..."]
+    bias: Float[Array, "..."]
+
+
+class NormWeights(NamedTuple):
+    """Of a LayerNorm."""
+
+    scale: Float[Array, " D"]
+    bias: Float[Array, " D"]
+    epsilon: float
+
+
 MOST_ROWS = 8
-"""Texts at a time for which `project` and `mlp` are worth it: each keeps a sum for each in registers."""
+"""The most texts for which `project` and `mlp` are worth it: they keep a sum for each in registers."""
 TALL = 256
-"""At most as many rows of a matrix are read at once; fewer for more than two texts, whose sums share the registers."""
+"""The most rows of a matrix read at once; fewer for more than two texts, whose sums share the registers."""
 WIDE = 32
-"""As many hidden units of the MLP go to a program: 96 programs at 124M, for the 132 processors of an H200."""
+"""Hidden units of the MLP per program: 96 programs at 124M, for the 132 processors of an H200."""
 KEYS = 128
-"""As many keys are read at once."""
+"""Keys read at once."""
 PROGRAMS = 132
-"""As many programs as a GPU has processors; attention divides the keys of few texts until there are."""
+"""Processors of the GPU; attention splits the keys of few texts until there are that many programs."""
 
 
 def project(
-    norm: LayerNorm,
-    attn: Attention,
     x: Float[Array, "B D"],
-    turn: tuple[Float[Array, "B P"], Float[Array, "B P"]] | None,
+    norm: NormWeights,
+    query: LinearWeights,
+    key: LinearWeights,
+    value: LinearWeights,
+    rotations: tuple[Float[Array, "B P"], Float[Array, "B P"]] | None,
     slot: Int[Array, " B"],
-    cache: LayerCache,
-) -> tuple[Float[Array, "B N H"], LayerCache]:
-    """LayerNorm, then queries; keys and values go into the cache's `slot`. A program makes one head of one of them.
+    cache: KVCache,
+) -> tuple[Float[Array, "B N H"], KVCache]:
+    """LayerNorm, then queries; keys and values are written into the cache's `slot`. A program makes one head.
 
-    Queries and keys are turned by the cosines and sines given, if any.
+    Queries and keys are rotated by the cosines and sines of `rotations`, if any.
     """
-    rows, (_, heads, size), kv_heads = x.shape[0], attn.query.kernel.shape, cache.key.shape[2]
+    rows, (_, heads, size), kv_heads = x.shape[0], query.kernel.shape, cache[0].shape[2]
 
     def kernel(x: Ref, scale: Ref, shift: Ref, *rest: Ref) -> None:
         query, query_bias, key, key_bias, value, value_bias, slot, *angles, _, _, q, keys, values = rest
-        program, read = pl.program_id(0), _normed(x, scale, shift, norm.epsilon)
+        program, normed = pl.program_id(0), _normed(x, scale, shift, norm.epsilon)
 
         @pl.when(program < heads)
         def make_queries() -> None:
-            for row, pair in enumerate(_head(read, query, query_bias, program, angles, x.dtype)):
+            for row, pair in enumerate(_head(normed, query, query_bias, program, angles, x.dtype)):
                 _store(q, (row, program), pair)
 
         @pl.when((program >= heads) & (program < heads + kv_heads))
         def make_keys() -> None:
             head = program - heads
-            for row, pair in enumerate(_head(read, key, key_bias, head, angles, x.dtype)):
+            for row, pair in enumerate(_head(normed, key, key_bias, head, angles, x.dtype)):
                 _store(keys, (row, slot[row], head), pair)
 
         @pl.when(program >= heads + kv_heads)
         def make_values() -> None:
             head = program - heads - kv_heads
-            for row, pair in enumerate(_head(read, value, value_bias, head, [], x.dtype)):
+            for row, pair in enumerate(_head(normed, value, value_bias, head, [], x.dtype)):
                 _store(values, (row, slot[row], head), pair)
 
-    weights = [part for linear in (attn.query, attn.key, attn.value) for part in _weights(linear, x.dtype)]
-    inputs = (x, *_scales(norm), *weights, slot, *(turn or ()), *cache)
+    weights = [part for linear in (query, key, value) for part in _weights(linear, x.dtype)]
+    inputs = (x, norm.scale, norm.bias, *weights, slot, *(rotations or ()), *cache)
     outputs = (jax.ShapeDtypeStruct((rows, heads, size), x.dtype), *map(_shape, cache))
     q, keys, values = _call(kernel, (heads + 2 * kv_heads,), outputs, {len(inputs) - 2: 1, len(inputs) - 1: 2})(*inputs)
-    return q, LayerCache(keys, values)
+    return q, (keys, values)
 
 
 def _head(
     rows: list[list[Array]], matrix: Ref, bias: Ref, head: Array, angles: list[Ref], dtype: jnp.dtype
 ) -> list[list[Float[Array, " P"]]]:
-    """Of each row, the two halves of a head; turned by the cosine and sine of the angles, if any."""
+    """The two halves of a head of each row, rotated by the cosine and sine of the angles, if any."""
 
     def columns(half: Any) -> Callable[[Any], Array]:
         return lambda part: matrix[part, head, half]
@@ -92,12 +113,12 @@ def _head(
     ]
     if not angles:
         return found
-    turned = []
-    for row, pair in enumerate(found):  # as model/rotary.py does, from products in the type that they are kept in
+    rotated = []
+    for row, pair in enumerate(found):  # as model/rotary.py does, from products rounded to x's dtype
         a, b = (y.astype(dtype).astype(jnp.float32) for y in pair)
         cos, sin = (angle[row, :] for angle in angles)
-        turned.append([a * cos - b * sin, b * cos + a * sin])
-    return turned
+        rotated.append([a * cos - b * sin, b * cos + a * sin])
+    return rotated
 
 
 def _store(into: Ref, at: tuple, pair: list[Float[Array, " P"]]) -> None:
@@ -109,43 +130,44 @@ def _halves(size: int) -> list[Any]:
     return [pl.ds(0, size // 2), pl.ds(size // 2, size // 2)]
 
 
-def attend(
-    q: Float[Array, "B N H"], cache: LayerCache, seen: Int[Array, " B"], *, scale: float
+def decode_attention(
+    q: Float[Array, "B N H"], cache: KVCache, lengths: Int[Array, " B"], *, scale: float
 ) -> Float[Array, "B N H"]:
-    """One query a row against the first `seen` slots of its row, in parts that are joined at the end (Dao et al. 2023,
-    Flash-Decoding): softmax(scale q kT) v, in float32.
+    """One query a row against the first `lengths` slots of its row: softmax(scale q kT) v, in float32.
+
+    The keys are split into parts that are joined at the end (Dao et al. 2023, Flash-Decoding).
     """
-    (rows, heads, size), (_, slots, kv_heads, _) = q.shape, cache.key.shape
+    (rows, heads, size), (_, slots, kv_heads, _) = q.shape, cache[0].shape
     group, wide = heads // kv_heads, min(KEYS, pl.next_power_of_2(slots))
     parts = max(1, min(-(-slots // wide), PROGRAMS // (rows * kv_heads)))
 
-    def kernel(q: Ref, key: Ref, value: Ref, seen: Ref, mixed: Ref, most: Ref, total: Ref) -> None:
+    def kernel(q: Ref, key: Ref, value: Ref, lengths: Ref, mixed: Ref, most: Ref, total: Ref) -> None:
         row, kv_head, part = (pl.program_id(axis) for axis in range(3))
         queries = [kv_head * group + n for n in range(group)]
-        asked = [q[row, head, :].astype(jnp.float32) * scale for head in queries]
+        scaled = [q[row, head, :].astype(jnp.float32) * scale for head in queries]
 
-        def read(turn: Array, so_far: list[tuple[Array, Array, Array]]) -> list[tuple[Array, Array, Array]]:
-            at = (turn * parts + part) * wide + jnp.arange(wide)
-            there = jnp.minimum(at, slots - 1)
-            k, v = (cached[row, there, kv_head, :].astype(jnp.float32) for cached in (key, value))
-            return [_joined(one, _scores(a, k, at < seen[row]), v) for a, one in zip(asked, so_far, strict=True)]
+        def add_keys(number: Array, so_far: list[tuple[Array, Array, Array]]) -> list[tuple[Array, Array, Array]]:
+            at = (number * parts + part) * wide + jnp.arange(wide)
+            inside = jnp.minimum(at, slots - 1)
+            k, v = (cached[row, inside, kv_head, :].astype(jnp.float32) for cached in (key, value))
+            return [_joined(one, _scores(a, k, at < lengths[row]), v) for a, one in zip(scaled, so_far, strict=True)]
 
         nothing = (jnp.float32(MASKED), jnp.float32(0), jnp.zeros(size, jnp.float32))
-        turns = (seen[row] + parts * wide - 1) // (parts * wide)
-        found = jax.lax.fori_loop(0, turns, read, [nothing] * group)
+        steps = (lengths[row] + parts * wide - 1) // (parts * wide)
+        found = jax.lax.fori_loop(0, steps, add_keys, [nothing] * group)
         for head, (greatest, sum_, sums) in zip(queries, found, strict=True):
             mixed[row, part, head, :], most[row, part, head], total[row, part, head] = sums, greatest, sum_
 
     shape = (rows, parts, heads)
     outputs = [jax.ShapeDtypeStruct((*shape, *rest), jnp.float32) for rest in ((size,), (), ())]
-    mixed, most, total = _call(kernel, (rows, kv_heads, parts), outputs)(q, *cache, seen)
+    mixed, most, total = _call(kernel, (rows, kv_heads, parts), outputs)(q, *cache, lengths)
     share = jnp.exp(most - most.max(axis=1, keepdims=True))
     whole = (share * total).sum(axis=1)
     return ((share[..., None] * mixed).sum(axis=1) / whole[..., None]).astype(q.dtype)
 
 
-def _scores(q: Float[Array, " H"], k: Float[Array, "S H"], seen: Array) -> Float[Array, " S"]:
-    return jnp.where(seen, (k * q[None, :]).sum(axis=1), MASKED)
+def _scores(q: Float[Array, " H"], k: Float[Array, "S H"], mask: Array) -> Float[Array, " S"]:
+    return jnp.where(mask, (k * q[None, :]).sum(axis=1), MASKED)
 
 
 def _joined(
@@ -158,8 +180,8 @@ def _joined(
     return now, fading * total + weights.sum(), fading * mixed + (weights[:, None] * v).sum(axis=0)
 
 
-def out(linear: Linear, mixed: Float[Array, "B N H"], x: Float[Array, "B D"]) -> Float[Array, "B D"]:
-    """The residual stream with what attention adds to it. A program makes some columns."""
+def out(x: Float[Array, "B D"], mixed: Float[Array, "B N H"], linear: LinearWeights) -> Float[Array, "B D"]:
+    """Returns x + the output projection of attention. A program makes some columns."""
     (rows, width), wide = x.shape, min(WIDE, tallest(x.shape[1]))
     kernel, bias = _weights(linear, x.dtype)
 
@@ -173,27 +195,29 @@ def out(linear: Linear, mixed: Float[Array, "B N H"], x: Float[Array, "B D"]) ->
     return _call(add, (width // wide,), _shape(x))(mixed.reshape(rows, -1), flat, bias, x)
 
 
-def mlp(norm: LayerNorm, part: MLP, x: Float[Array, "B D"]) -> Float[Array, "B D"]:
-    """The residual stream with what the MLP of its LayerNorm adds to it.
+def mlp(
+    x: Float[Array, "B D"], norm: NormWeights, up: LinearWeights, down: LinearWeights, activation: Activation
+) -> Float[Array, "B D"]:
+    """Returns x + the MLP of its LayerNorm.
 
     A program makes some hidden units and what they add to the output, so that none waits for another.
     """
-    (rows, width), hidden = x.shape, part.up.kernel.shape[1]
+    (rows, width), hidden = x.shape, up.kernel.shape[1]
     wide = min(WIDE, tallest(hidden))
-    (up, up_bias), (down, down_bias) = _weights(part.up, x.dtype), _weights(part.down, x.dtype)
+    (up_kernel, up_bias), (down_kernel, down_bias) = _weights(up, x.dtype), _weights(down, x.dtype)
 
     def kernel(x: Ref, scale: Ref, shift: Ref, up: Ref, bias: Ref, down: Ref, out: Ref) -> None:
         program = pl.program_id(0)
         units = pl.ds(program * wide, wide)
         found = _products(_normed(x, scale, shift, norm.epsilon), lambda part: up[part, units], wide)
-        made = [ACTIVATIONS[part.activation](y + bias[units]).astype(x.dtype).astype(jnp.float32) for y in found]
+        made = [ELEMENTWISE[activation](y + bias[units]).astype(x.dtype).astype(jnp.float32) for y in found]
         for columns in _spans(width):
             weights = down[units, columns].astype(jnp.float32)
             for row, units_of_row in enumerate(made):
                 out[program, row, columns] = (units_of_row[:, None] * weights).sum(axis=0)
 
     sums = jax.ShapeDtypeStruct((hidden // wide, rows, width), jnp.float32)
-    added = _call(kernel, (hidden // wide,), sums)(x, *_scales(norm), up, up_bias, down)
+    added = _call(kernel, (hidden // wide,), sums)(x, norm.scale, norm.bias, up_kernel, up_bias, down_kernel)
     return (x + (added.sum(axis=0) + down_bias[None, :])).astype(x.dtype)
 
 
@@ -215,7 +239,7 @@ def _parts(x: Ref) -> list[list[Array]]:
 
 
 def _normed(x: Ref, scale: Ref, shift: Ref, epsilon: float) -> list[list[Array]]:
-    """The LayerNorm of each row, in parts: as model/frugal.py has it, rounded to the type of x."""
+    """The LayerNorm of each row, in parts: as ops/layer_norm.py computes it, rounded to the dtype of x."""
     spans = _spans(x.shape[1], x.shape[0])
 
     def normed(parts: list[Array]) -> list[Array]:
@@ -239,15 +263,9 @@ def _products(rows: list[list[Array]], weights: Callable[[Any], Array], wide: in
     return [total.sum(axis=0) for total in sums]
 
 
-def _weights(linear: Linear, dtype: jnp.dtype) -> tuple[Array, Array]:
+def _weights(linear: LinearWeights, dtype: jnp.dtype) -> tuple[Array, Array]:
     """Kernel, and bias in float32."""
-    columns = linear.kernel.shape[linear.num_inputs :]
-    bias = jnp.zeros(columns) if linear.bias is None else linear.bias[...].astype(dtype).astype(jnp.float32)
-    return linear.kernel[...].astype(dtype), bias
-
-
-def _scales(norm: LayerNorm) -> tuple[Array, Array]:
-    return norm.scale[...], jnp.zeros_like(norm.scale[...]) if norm.bias is None else norm.bias[...]
+    return linear.kernel.astype(dtype), linear.bias.astype(dtype).astype(jnp.float32)
 
 
 def _shape(array: Array) -> jax.ShapeDtypeStruct:

@@ -1,4 +1,4 @@
-"""The global norm of a gradient that may be cut, in few passes."""
+"""The global norm of a gradient that may be sharded, in few kernels."""
 
 import jax
 import jax.numpy as jnp
@@ -6,29 +6,29 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxgpt.model.gpt import GPT
-from jaxgpt.parallel.sharding import FSDP
+from jaxgpt.parallel.mesh import FSDP
 
 VECTOR = 16384
-"""Numbers in the largest leaf that is not worth a kernel of its own."""
+"""Size of the largest leaf that gets no kernel of its own."""
 
 
 def global_norm(gradients: GPT, specs: GPT) -> Float[Array, ""]:
-    """The square root of the sum of the squares of all numbers, on each device of a mesh; one scalar is sent."""
+    """The square root of the sum of the squares of all numbers, inside shard_map; one scalar is all-reduced."""
     pairs = list(zip(jax.tree.leaves(gradients), jax.tree.leaves(specs), strict=True))
-    cut, whole = ([leaf for leaf, spec in pairs if (FSDP in spec) == is_cut] for is_cut in (True, False))
-    total = squares(whole)
-    if cut:
-        total = total + jax.lax.psum(squares(cut), FSDP)
+    sharded, whole = ([leaf for leaf, spec in pairs if (FSDP in spec) == is_sharded] for is_sharded in (True, False))
+    total = sum_of_squares(whole)
+    if sharded:
+        total = total + jax.lax.psum(sum_of_squares(sharded), FSDP)
     return jnp.sqrt(total)
 
 
-def squares(leaves: list[Array]) -> Float[Array, ""]:
+def sum_of_squares(leaves: list[Array]) -> Float[Array, ""]:
     """The sum of all squares.
 
-    A sum of each leaf to its end would be kernels of its own: on a GPU two for a matrix, one for a vector. Here rows
-    are summed, and what is left, small vectors, is summed as one: 194 kernels fewer at 124M.
+    Summing each leaf to a scalar would take kernels of its own: on a GPU two for a matrix, one for a vector. Here rows
+    are summed, and the vectors that are left are concatenated and summed at once: 194 kernels fewer at 124M.
     """
     parts = [jnp.square(leaf) for leaf in leaves]
     parts = [part.sum(axis=-1) if part.size > VECTOR else part for part in parts]
-    # Without the barrier XLA takes this sum apart again.
+    # Without the barrier XLA splits this sum again.
     return jax.lax.optimization_barrier(jnp.concatenate([part.reshape(-1) for part in parts])).sum()

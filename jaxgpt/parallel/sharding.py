@@ -1,4 +1,4 @@
-"""Where parameters and batches live: a table from path to axes, from axes to the mesh."""
+"""Where parameters and batches live: a table from a parameter's path to its axes, and from axes to the mesh."""
 
 import math
 import re
@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxgpt.model.gpt import GPT, named_parameters
-from jaxgpt.training.config import MeshConfig, TrainConfig
-
-DATA, FSDP = "data", "fsdp"
+from jaxgpt.errors import UserError
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import named_parameters
+from jaxgpt.parallel.mesh import FSDP
 
 AXES: dict[str, tuple[str, ...]] = {
     "embed": ("vocab", "embed"),
@@ -38,46 +38,42 @@ AXES: dict[str, tuple[str, ...]] = {
     "norm.scale": ("small",),
     "norm.bias": ("small",),
 }
-"""What each axis of each parameter is, by its path in the model or in a block. What is small is on every device."""
+"""The axes of each parameter, by its path in the model or in a block. A small parameter is whole on every device."""
 
 SHARDED = ("vocab", "context", "mlp", "embed", "heads", "kv_heads", "head_dim")
-"""Axes that the fsdp axis of the mesh may cut."""
+"""Axes that may be sharded over fsdp."""
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """The devices as a grid of (data, fsdp). Raises ValueError where the config does not fit their number."""
-    devices = jax.devices() if devices is None else devices
-    data, fsdp = config.sizes(len(devices))
-    grid = np.array(devices[: data * fsdp]).reshape(data, fsdp)
-    return Mesh(grid, (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
+def sharded_axis(path: str, shape: tuple[int, ...], mesh: Mesh) -> int | None:
+    """Which axis of a parameter is sharded over fsdp: the first that may be and that divides. None: it is whole.
 
-
-def one_device() -> Mesh:
-    """A mesh of the first device alone."""
-    return make_mesh(MeshConfig(data=1, allow_idle=True))
-
-
-def batch_axes(mesh: Mesh) -> tuple[str, ...]:
-    """The mesh axes that a batch is spread over: those longer than 1, or there would be collectives with oneself."""
-    return tuple(name for name in mesh.axis_names if mesh.shape[name] > 1)
-
-
-def cut_axis(path: str, shape: tuple[int, ...], mesh: Mesh) -> int | None:
-    """Which axis of a parameter is cut along fsdp: the first that may be and that divides. None: every device has it.
-
-    The first lies outermost in memory, so the shards of a gathered parameter are joined without a transposition.
-    Raises ValueError on a path that the table does not have, and where nothing divides.
+    The first is outermost in memory, so the shards of a gathered parameter are joined without a transpose.
+    Raises ValueError on a path that the table does not have, UserError where fsdp divides no axis.
     """
-    parts, name = mesh.shape[FSDP], within_block(path)
+    parts, name = mesh.shape.get(FSDP, 1), within_block(path)
     if name not in AXES:
-        raise ValueError(f"which axes has {path}? Add {name!r} to AXES in jaxgpt/training/sharding.py")
+        raise ValueError(f"which axes has {path}? Add {name!r} to AXES in jaxgpt/parallel/sharding.py")
     candidates = [(axis, size) for axis, (kind, size) in enumerate(zip(AXES[name], shape)) if kind in SHARDED]
     if parts == 1 or not candidates:
         return None
     for axis, size in candidates:
         if size % parts == 0:
             return axis
-    raise ValueError(f"fsdp={parts} divides no axis of {path} {list(shape)}: choose --mesh.fsdp so that it divides one")
+    raise UserError(f"fsdp={parts} divides no axis of {path} {list(shape)}: choose --mesh.fsdp so that it divides one")
+
+
+def parameter_sharding(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Where one parameter lives, by its path, such as blocks.3.attn.query.kernel. Loading and training both ask here.
+
+    Raises as `sharded_axis` does.
+    """
+    return NamedSharding(mesh, parameter_spec(path, shape, mesh))
+
+
+def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """The same without the mesh."""
+    axis = sharded_axis(path, shape, mesh)
+    return P() if axis is None else P(*(None,) * axis, FSDP)
 
 
 def within_block(path: str) -> str:
@@ -86,15 +82,13 @@ def within_block(path: str) -> str:
 
 
 def parameter_specs(model: GPT, mesh: Mesh) -> GPT:
-    """For each parameter, which mesh axes cut it. Works on an abstract model."""
-    shapes = named_parameters(model)
-    cuts = [cut_axis(path, leaf.shape, mesh) for path, leaf in shapes.items()]
-    specs = [P() if cut is None else P(*(None,) * cut, FSDP) for cut in cuts]
+    """For each parameter, the mesh axes that shard it. Works on an abstract model."""
+    specs = [parameter_spec(path, leaf.shape, mesh) for path, leaf in named_parameters(model).items()]
     return jax.tree.unflatten(jax.tree.structure(model), specs)
 
 
 def state_specs(state: Any, mesh: Mesh) -> Any:
-    """The same for a state: whatever has the shape of the model is cut like the model, the rest is on every device."""
+    """The same for any tree: each part that is a GPT, such as Adam's moments, like the model; the rest is whole."""
     return jax.tree.map(
         lambda part: parameter_specs(part, mesh) if isinstance(part, GPT) else P(),
         state,
@@ -108,7 +102,17 @@ def shardings(specs: Any, mesh: Mesh) -> Any:
 
 
 def shard(model: GPT, mesh: Mesh) -> GPT:
-    """A model that every process has whole, cut over the mesh."""
+    """The model, which every process has whole, sharded over fsdp and copied over data.
+
+    Raises UserError where fsdp divides no axis of a parameter.
+
+    >>> from flax import nnx
+    >>> from jaxgpt.config import GPTConfig
+    >>> from jaxgpt.parallel.mesh import one_device
+    >>> model = shard(GPT(GPTConfig.preset("tiny"), rngs=nnx.Rngs(0)), one_device())
+    >>> model.embed[...].sharding.spec
+    PartitionSpec()
+    """
 
     def place(leaf: Array, sharding: NamedSharding) -> Array:
         whole = np.asarray(leaf)
@@ -122,14 +126,9 @@ def bytes_per_device(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def check_batch(config: TrainConfig, data: int, fsdp: int) -> None:
-    """Raise ValueError where the batch cannot be shared out to all devices of a mesh in equal microbatches."""
-    if config.batch_size % (data * fsdp * config.microbatches):
-        raise ValueError(
-            f"batch_size={config.batch_size} cannot be shared out to {data * fsdp} devices in microbatches="
-            f"{config.microbatches}: make it a multiple of {data * fsdp * config.microbatches}, or use fewer devices "
-            "(--mesh.data 1 --mesh.allow-idle)"
-        )
+def batch_axes(mesh: Mesh) -> tuple[str, ...]:
+    """The mesh axes that share out a batch: those longer than 1, or there would be collectives with oneself."""
+    return tuple(name for name in mesh.axis_names if mesh.shape[name] > 1)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -15,8 +15,10 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.gpt import GPT, abstract_model, path_name
-from jaxgpt.parallel.sharding import one_device, parameter_specs, shardings
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import abstract_model, path_name
+from jaxgpt.parallel.mesh import one_device
+from jaxgpt.parallel.sharding import parameter_specs, shardings
 from jaxgpt.training.checksum import checksums
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.step import TrainState, abstract_state

@@ -5,6 +5,7 @@ import difflib
 from typing import Any, Literal
 
 from jaxgpt.config import GPTConfig
+from jaxgpt.parallel.mesh import MeshConfig
 
 CORPORA = ("stdlib", "shakespeare")
 """Texts with a name; any other source is a path."""
@@ -49,45 +50,6 @@ class OptimizerConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-    """The devices as a grid. data copies the model (DDP), fsdp cuts it (FSDP, ZeRO); both share out the batch."""
-
-    data: int = -1
-    """Copies of the model; -1: as many as there are devices for."""
-    fsdp: int = 1
-    """Devices that share one copy; -1: as many as there are devices for."""
-    allow_idle: bool = False
-    """Whether devices may be left out."""
-
-    def __post_init__(self) -> None:
-        for name in ("data", "fsdp"):
-            if getattr(self, name) < 1 and getattr(self, name) != -1:
-                raise ValueError(f"mesh.{name}={getattr(self, name)} must be at least 1, or -1 for what remains")
-        if self.data == self.fsdp == -1:
-            raise ValueError("mesh.data and mesh.fsdp are both -1: only one of them can be what remains")
-
-    def sizes(self, devices: int) -> tuple[int, int]:
-        """Data and fsdp on so many devices. Raises ValueError where the grid does not fit."""
-        known = self.fsdp if self.data == -1 else self.data
-        if -1 in (self.data, self.fsdp) and (devices < known or (devices % known and not self.allow_idle)):
-            raise ValueError(
-                f"mesh.data={self.data} x mesh.fsdp={self.fsdp} does not fit {devices} devices: "
-                f"{known} does not divide them; choose a divisor"
-            )
-        data, fsdp = (devices // known if size == -1 else size for size in (self.data, self.fsdp))
-        if data * fsdp > devices:
-            raise ValueError(
-                f"mesh.data={data} x mesh.fsdp={fsdp} needs {data * fsdp} devices, and there are {devices}"
-            )
-        if data * fsdp < devices and not self.allow_idle:
-            raise ValueError(
-                f"mesh.data={data} x mesh.fsdp={fsdp} leaves {devices - data * fsdp} of {devices} devices idle: "
-                "use -1 for one of them, or say --mesh.allow-idle"
-            )
-        return data, fsdp
 
 
 @dataclasses.dataclass(frozen=True)

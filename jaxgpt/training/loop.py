@@ -18,8 +18,10 @@ from rich.console import Console
 
 from jaxgpt.data import Batches, TokenData, device_put_batch, eval_batches
 from jaxgpt.model.gpt import GPT
-from jaxgpt.parallel.sharding import check_batch, shard
-from jaxgpt.parallel.value_and_grad import batch_loss
+from jaxgpt.model.loss import next_token_loss
+from jaxgpt.parallel.mesh import check_batch
+from jaxgpt.parallel.sharding import shard
+from jaxgpt.parallel.value_and_grad import mean_loss
 from jaxgpt.runtime import watchdog
 from jaxgpt.runtime.host_memory import LARGEST_KEPT, return_freed_memory
 from jaxgpt.runtime.signals import Stops, stop_signals
@@ -99,6 +101,7 @@ def _train_until(
     with Reporter(run, start, console) as reporter:
         for done in range(start + 1, config.steps + 1):
             state, metrics = program.step(state, program.batch(done - 1 + data_offset))
+            reporter.stepped(done, metrics)
             if late:  # fetched one step late, so that the device never waits for the host
                 reporter.report(*late)
             late = (done, metrics)
@@ -166,12 +169,13 @@ def _validation(
     config: TrainConfig, data: TokenData, mesh: Mesh, model: GPT, tokens: jax.ShapeDtypeStruct
 ) -> Callable[..., float]:
     """The loss of a model like this on all held-back batches or on the first so many, compiled."""
-    loss = jax.jit(partial(batch_loss, config=config, mesh=mesh)).lower(model, tokens).compile()
+    of_batch = mean_loss(next_token_loss, mesh, microbatches=config.microbatches)
+    loss = jax.jit(of_batch).lower(model, tokens).compile()
     held_back = eval_batches(data.validation, config.batch_size, config.model.context_length, config.eval_batches)
 
     def validate(model: GPT, count: int | None = None) -> float:
         losses = [
-            loss(model, device_put_batch(texts.__getitem__, tokens.shape, tokens.sharding))
+            loss(model, device_put_batch(texts.__getitem__, tokens.shape, tokens.sharding))[0]
             for texts in held_back[:count]
         ]
         return float(np.mean(losses, dtype=float))
@@ -181,7 +185,7 @@ def _validation(
 
 def check_can_train(config: TrainConfig, data: TokenData, mesh: Mesh) -> None:
     """Raise ValueError where training would fail later on: batch or text too short, backend or package not there."""
-    check_batch(config, *mesh.devices.shape)
+    check_batch(config.batch_size, mesh.size, config.microbatches)
     for part in (data.train, data.validation):
         eval_batches(part, 1, config.model.context_length, 1)
     describe_attention(config.model)

@@ -6,7 +6,8 @@ import optax
 from jax import Array
 from jaxtyping import Float
 
-from jaxgpt.model.gpt import GPT, path_name
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import path_name
 from jaxgpt.training.config import OptimizerConfig
 
 DECAYED = {"kernel": True, "embed": True, "position": True, "head": True, "bias": False, "scale": False}

@@ -14,10 +14,14 @@ from jax.stages import Compiled, Wrapped
 from jaxtyping import Bool, Float, Int
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.gpt import GPT, abstract_model
-from jaxgpt.model.layers import DropoutKeys
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.loss import distillation_loss, next_token_loss
+from jaxgpt.model.parameters import abstract_model
+from jaxgpt.ops.attention import select_backend
+from jaxgpt.ops.dropout import DropoutKey, key_per_row
+from jaxgpt.ops.platform import target_platform
 from jaxgpt.parallel.sharding import batch_sharding, shardings, state_specs
-from jaxgpt.parallel.value_and_grad import loss_and_grads
+from jaxgpt.parallel.value_and_grad import value_and_grad
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.optimizer import clipped, make_optimizer, schedule
 
@@ -136,7 +140,16 @@ def train_step(
     """The gradient of the mean loss over the batch, and one AdamW update with it. With a teacher, distillation."""
     tx = make_optimizer(config.optimizer, config.steps)
     keys = dropout_keys(config, state.step, tokens.shape[0])
-    loss, grads, grad_norm = loss_and_grads(state.model, tokens, keys, teacher, config=config, mesh=mesh)
+    gradient = value_and_grad(
+        next_token_loss if teacher is None else distillation_loss,
+        mesh,
+        microbatches=config.microbatches,
+        zero=config.zero,
+        remat="none" if config.remat == "auto" else config.remat,
+        grad_dtype=config.grad_dtype,
+    )
+    teachers = () if teacher is None else (teacher,)
+    (loss, _), grads, grad_norm = gradient(state.model, tokens, keys, *teachers)
     grads = clipped(grads, grad_norm, config.optimizer.clip_norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.model)
     model = optax.apply_updates(state.model, updates)
@@ -155,15 +168,26 @@ def train_step(
     return TrainState(state.step + 1, state.data_offset, skipped, usual, model, opt_state), metrics
 
 
-def dropout_keys(config: TrainConfig, step: Int[Array, ""], rows: int) -> DropoutKeys:
+def dropout_keys(config: TrainConfig, step: Int[Array, ""], rows: int) -> DropoutKey:
     """A key for each sequence, from (seed, step, row) alone: neither a kill nor a mesh changes what is dropped."""
     if config.model.dropout == 0.0:
         return None
     key = jax.random.fold_in(jax.random.key(config.seed), step)
-    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(rows))
+    return key_per_row(key, rows)
 
 
 def describe_attention(config: GPTConfig) -> str:
     """Which backend runs in which layers, for people."""
-    names = [block.attn.backend(config.context_length, config.dropout) for block in abstract_model(config).blocks]
+    names = [
+        select_backend(
+            config.attention,
+            platform=target_platform(),
+            dtype=config.dtype,
+            head_dim=config.head_dim,
+            window=window,
+            length=config.context_length,
+            dropout=config.dropout,
+        )
+        for window in config.windows
+    ]
     return ", ".join(f"{name} in {names.count(name)} layers" for name in sorted(set(names)))

@@ -9,9 +9,10 @@ from jaxgpt.inspect.collectives import by_kind, collectives, wire_bytes
 from jaxgpt.inspect.flops import flops_per_token
 from jaxgpt.inspect.hardware import overlapped
 from jaxgpt.inspect.plan import make_plan
-from jaxgpt.model.gpt import abstract_model, num_parameters
-from jaxgpt.parallel.sharding import bytes_per_device, make_mesh
-from jaxgpt.training.config import MeshConfig, TrainConfig
+from jaxgpt.model.parameters import abstract_model, num_parameters
+from jaxgpt.parallel.mesh import MeshConfig
+from jaxgpt.parallel.sharding import bytes_per_device
+from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.step import abstract_state
 from tests.runs import start
 
@@ -58,7 +59,7 @@ def test_what_cannot_be_planned_is_refused_in_one_line(flags, message):
 def test_the_numbers_of_a_plan_are_those_of_the_run(sizes):
     mesh = MeshConfig(*sizes, allow_idle=True)
     plan = make_plan(TrainConfig(model=TINY.model, batch_size=8, mesh=mesh), 8, "cpu")
-    state = abstract_state(TrainConfig(model=TINY.model, batch_size=8, mesh=mesh), make_mesh(mesh))
+    state = abstract_state(TrainConfig(model=TINY.model, batch_size=8, mesh=mesh), mesh.make())
     assert plan.parameters == bytes_per_device(state.model)
     assert plan.parameters + plan.optimizer == bytes_per_device(state)
     assert plan.needed > plan.parameters + plan.optimizer + plan.temporary

@@ -12,8 +12,8 @@ from converters import save_pretrained
 from converters.adapt import model_from_parameters
 from jaxgpt.config import GPTConfig
 from jaxgpt.data import Batches
-from jaxgpt.model.gpt import named_parameters
 from jaxgpt.model.loss import distillation_loss
+from jaxgpt.model.parameters import named_parameters
 from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.run import read_run
 from tests.commands.test_cli import one_line
@@ -112,7 +112,7 @@ def test_a_student_loses_what_divides_it_from_its_teacher(source, student):
     teacher, start = package.load(source), package.load(source, position="rotary", num_kv_heads=2)
     run = read_run(student)
     batch = Batches(run.data().train, run.config.batch_size, 32, run.config.seed)(0)
-    expected = float(jax.jit(distillation_loss)(teacher, start, batch))
+    expected = float(jax.jit(distillation_loss)(start, batch, None, teacher))
     assert expected > 0.01
     assert lines(student)[0]["loss"] == pytest.approx(expected, rel=1e-4)
 

@@ -9,8 +9,8 @@ import pytest
 
 from converters.adapt import model_from_parameters
 from converters.architectures import ARCHITECTURES, sizes
-from jaxgpt.model.gpt import named_parameters
 from jaxgpt.model.loss import next_token_loss
+from jaxgpt.model.parameters import named_parameters
 
 LOGIT_BOUND = 2e-4
 GRADIENT_BOUND = 2e-5

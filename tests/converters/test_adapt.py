@@ -11,7 +11,8 @@ from converters.adapt import adapt_weights
 from converters.comparison import cache_bytes, cache_bytes_per_token
 from converters.kv_heads import pool_kv_heads
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.gpt import GPT, abstract_model, named_parameters
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import abstract_model, named_parameters
 
 TINY = GPTConfig.preset("tiny")
 
@@ -131,7 +132,7 @@ def test_a_change_without_weights_is_refused_by_name(make_model, source, change)
 
 def test_the_cache_is_as_large_as_reported(make_model):
     config = dataclasses.replace(TINY, num_kv_heads=2, window=(8, None))
-    read = partial(GPT.read, capacity=config.context_length)
+    read = partial(GPT.prefill, capacity=config.context_length)
     prompt, length = jax.ShapeDtypeStruct((1, 4), np.int32), jax.ShapeDtypeStruct((1,), np.int32)
     _, cache = jax.eval_shape(read, abstract_model(config), prompt, length)
     assert cache_bytes(config) == sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache.layers))
@@ -145,7 +146,7 @@ def test_pooling_twelve_heads_to_four_saves_what_is_published():
 
 
 def abstract(preset):
-    from jaxgpt.model.gpt import abstract_model
+    from jaxgpt.model.parameters import abstract_model
 
     return abstract_model(GPTConfig.preset(preset))
 

@@ -68,7 +68,7 @@ def load_in_a_new_process(source, **environment):
     script = f"""
 import numpy as np
 from converters import load_pretrained
-from jaxgpt.model.gpt import named_parameters
+from jaxgpt.model.parameters import named_parameters
 try:
     model = load_pretrained({source!r})
     print(sum(float(np.abs(value).sum()) for value in named_parameters(model).values()))

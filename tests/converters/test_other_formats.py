@@ -10,7 +10,7 @@ from converters import load_pretrained, save_pretrained
 from converters.architectures import NANOGPT
 from converters.verification.certify import certify
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.gpt import named_parameters
+from jaxgpt.model.parameters import named_parameters
 
 TINY = GPTConfig.preset("tiny")
 EXACT = dataclasses.replace(TINY, activation="gelu")

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from converters import load_pretrained, save_pretrained
 from jaxgpt.config import GPTConfig
 from jaxgpt.inference.generate import generate
-from jaxgpt.model.gpt import named_parameters
+from jaxgpt.model.parameters import named_parameters
 
 TINY = GPTConfig.preset("tiny")
 ROTARY = dataclasses.replace(TINY, position="rotary", num_kv_heads=2, window=8)
@@ -239,6 +239,7 @@ def test_published_starcoder2_sizes_are_read(width, layers, heads, kv_heads, the
         ("rope_parameters", {"rope_type": "dynamic"}),
         ("head_dim", 7),
         ("use_bias", False),
+        ("norm_type", "rms_norm"),
     ],
 )
 def test_a_starcoder2_that_we_cannot_honour_is_refused_by_name(field, value):

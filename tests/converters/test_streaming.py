@@ -10,7 +10,7 @@ import pytest
 from converters.architectures import GPT2, sizes
 from converters.hf_config import config_to_hf
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.gpt import abstract_model, named_parameters
+from jaxgpt.model.parameters import abstract_model, named_parameters
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 
@@ -44,7 +44,7 @@ def write_zeros(folder, config):
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
         file.truncate(8 + len(raw) + end)
-    (folder / "config.json").write_text(json.dumps(config_to_hf(config, "gpt2", "float32", {})))
+    (folder / "config.json").write_text(json.dumps(config_to_hf(config, "gpt2", "float32", None)))
 
 
 @pytest.mark.parametrize(

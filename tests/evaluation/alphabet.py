@@ -10,7 +10,8 @@ from jax.tree_util import tree_map_with_path
 
 from jaxgpt.config import GPTConfig
 from jaxgpt.data import CharTokenizer
-from jaxgpt.model.gpt import GPT, abstract_model, path_name
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import abstract_model, path_name
 
 LETTERS = "".join(sorted(string.ascii_lowercase + string.ascii_uppercase + " \n.,:?'\"=[]@-()0123456789"))
 V = len(LETTERS)

@@ -9,7 +9,7 @@ from jaxgpt.data import prepare
 from jaxgpt.errors import UserError
 from jaxgpt.evaluation.evaluate import evaluate, ratio_error, split_tokens
 from jaxgpt.evaluation.scoring import document_windows, rolling_loglikelihood
-from jaxgpt.model.gpt import abstract_model
+from jaxgpt.model.parameters import abstract_model
 from tests.variants import BASELINE, loud, text
 
 TOKENS = text(BASELINE, length=1000, batch=1)[0].astype(np.uint16)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from jaxgpt.errors import UserError
 from jaxgpt.evaluation.scoring import loglikelihood, rolling_loglikelihood, score_windows
 from jaxgpt.evaluation.windows import rolling_windows
-from jaxgpt.model.gpt import named_parameters
-from jaxgpt.parallel.sharding import MeshConfig, make_mesh, shard
+from jaxgpt.model.parameters import named_parameters
+from jaxgpt.parallel.mesh import MeshConfig
+from jaxgpt.parallel.sharding import shard
 from tests import reference
 from tests.variants import BASELINE, VARIANTS, each_variant, loud
 
@@ -74,7 +75,7 @@ def test_neither_batch_size_nor_order_changes_a_score(batch_size):
 @pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (1, 8), (2, 4)])
 def test_no_mesh_changes_a_score(data, fsdp):
     model = loud(BASELINE)
-    spread = shard(model, make_mesh(MeshConfig(data=data, fsdp=fsdp)))
+    spread = shard(model, MeshConfig(data=data, fsdp=fsdp).make())
     expected = rolling_loglikelihood(model, DOCUMENTS, batch_size=3)
     np.testing.assert_allclose(rolling_loglikelihood(spread, DOCUMENTS, batch_size=3), expected, rtol=1e-5)
 

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.costs import gpt2_costs, variants
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.gpt import abstract_model, num_parameters
+from jaxgpt.model.parameters import abstract_model, num_parameters
 
 
 def difference(**changes) -> int:

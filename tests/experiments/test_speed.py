@@ -59,7 +59,7 @@ def test_a_ratio_of_different_programs_is_void(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_nanogpt_is_refused(tmp_path):
-    from jaxgpt.parallel.sharding import one_device
+    from jaxgpt.parallel.mesh import one_device
     from jaxgpt.training.step import initial_state
 
     model = initial_state(dataclasses.replace(TINY), one_device()).model

@@ -14,23 +14,24 @@ from jaxgpt.inspect.target import FOR_PALLAS
 from jaxgpt.model.cache import LayerCache
 from jaxgpt.model.gpt import GPT
 from jaxgpt.ops import decode_kernels as kernels
-from jaxgpt.ops.attention import compiling_for, decode
+from jaxgpt.ops.attention import decode_attention
+from jaxgpt.ops.platform import compiling_for
 from tests.variants import BASELINE, VARIANTS, loud, text
 
-# Three parts of 16, since Triton's arrays have sizes of a power of two; an epsilon that is seen.
+# Three parts of 16, since Triton's arrays have sizes of a power of two; an epsilon that is lengths.
 WIDE = {"d_model": 48, "d_mlp": 96, "layer_norm_epsilon": 0.1}
 
 
 def read(config, rows):
     """A model, prompts of several lengths in its cache, and a token more of each."""
     model, lengths = loud(config), 1 + np.arange(rows) % 8
-    _, cache = jax.jit(GPT.read, static_argnames="capacity")(model, text(config, 8, rows), lengths, capacity=20)
+    _, cache = jax.jit(GPT.prefill, static_argnames="capacity")(model, text(config, 8, rows), lengths, capacity=20)
     return model, jnp.asarray(text(config, 1, rows, seed=1)[:, 0]), cache
 
 
 def compare(config, rows, tolerance):
     given = read(config, rows)
-    expected, found = (jax.jit(extend)(*given) for extend in (GPT.extend, fused.extend))
+    expected, found = (jax.jit(step)(*given) for step in (GPT.decode_step, fused.decode_step))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), found, expected)
 
 
@@ -55,8 +56,8 @@ def test_every_activation_is_known_to_the_kernels(activation):
 def test_in_bfloat16_they_differ_by_roundings():
     config = dataclasses.replace(VARIANTS["rotary"], num_layers=1, **WIDE)
     given = read(dataclasses.replace(config, dtype="bfloat16"), 1)
-    expected, found = (np.asarray(jax.jit(extend)(*given)[0]) for extend in (GPT.extend, fused.extend))
-    exact = np.asarray(jax.jit(GPT.extend)(*read(config, 1))[0])
+    expected, found = (np.asarray(jax.jit(step)(*given)[0]) for step in (GPT.decode_step, fused.decode_step))
+    exact = np.asarray(jax.jit(GPT.decode_step)(*read(config, 1))[0])
     assert np.abs(found - exact).mean() < 1.5 * np.abs(expected - exact).mean()
 
 
@@ -67,9 +68,11 @@ def test_attention_joins_its_parts(slots, programs, monkeypatch):
     rng = np.random.default_rng(0)
     q = jnp.asarray(rng.normal(size=(3, 4, 16)) * 5, jnp.float32)
     cache = LayerCache(*(jnp.asarray(rng.normal(size=(3, slots, 2, 16)), jnp.float32) for _ in range(2)))
-    seen = jnp.asarray([1, max(1, slots - 1), slots])
-    found = kernels.attend(q, cache, seen, scale=0.25)
-    np.testing.assert_allclose(found, decode(q[:, None], *cache, seen, scale=0.25)[:, 0], rtol=1e-5, atol=1e-6)
+    lengths = jnp.asarray([1, max(1, slots - 1), slots])
+    found = kernels.decode_attention(q, cache, lengths, scale=0.25)
+    np.testing.assert_allclose(
+        found, decode_attention(q[:, None], *cache, lengths, scale=0.25)[:, 0], rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("rows", [1, kernels.MOST_ROWS + 1])
@@ -81,7 +84,7 @@ def test_the_kernels_are_lowered_for_a_gpu(rows):
     tokens = jax.ShapeDtypeStruct((rows,), jnp.int32)
     with warnings.catch_warnings(), compiling_for("cuda"), jax.sharding.use_abstract_mesh(FOR_PALLAS):
         warnings.simplefilter("ignore", DeprecationWarning)  # of Pallas' Triton backend, from jax 0.12 on
-        traced = jax.jit(fused.extend).trace(model, tokens, cache)
+        traced = jax.jit(fused.decode_step).trace(model, tokens, cache)
         lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
     each = 4 if rows == 1 else 1
     assert lowered.count("@__gpu$xla.gpu.triton(") == each * config.num_layers
@@ -89,7 +92,7 @@ def test_the_kernels_are_lowered_for_a_gpu(rows):
 
 def loud_cache(config, rows):
     model = loud(config)
-    return model, model.read(jnp.zeros((rows, 8), jnp.int32), jnp.full(rows, 8), 200)[1]
+    return model, model.prefill(jnp.zeros((rows, 8), jnp.int32), jnp.full(rows, 8), 200)[1]
 
 
 def test_where_the_kernels_cannot_run_they_are_refused():

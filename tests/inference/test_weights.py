@@ -15,7 +15,7 @@ NARROW = dataclasses.replace(VARIANTS["all"], dtype="bfloat16")
 def test_weights_for_decoding_change_no_number():
     tokens, lengths = jnp.asarray(text(NARROW)), jnp.array([24, 20])
     plain, narrow = (
-        quick(GPT.read, static_argnums=3)(model, tokens, lengths, 24)[0]
+        quick(GPT.prefill, static_argnums=3)(model, tokens, lengths, 24)[0]
         for model in (loud(NARROW), cast_for_inference(loud(NARROW)))
     )
     np.testing.assert_array_equal(narrow, plain)

@@ -5,24 +5,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model.cache import cache_from_prefill, slots, write
+from jaxgpt.inference.decode import decode_step as padded_decode_step
+from jaxgpt.model.cache import LayerCache, cache_from_prefill, cache_lengths, write
 from jaxgpt.model.gpt import GPT
-from jaxgpt.ops.attention import BACKENDS, compiling_for
+from jaxgpt.ops.attention import BACKENDS
+from jaxgpt.ops.platform import compiling_for
 from tests.variants import BASELINE, VARIANTS, each_variant, logits, loud, text
 
 WINDOWED = dataclasses.replace(BASELINE, window=(5, None), num_kv_heads=2)
-extend = jax.jit(GPT.extend)
-read = jax.jit(GPT.read, static_argnames="capacity")
+decode_step = jax.jit(GPT.decode_step)
+prefill = jax.jit(GPT.prefill, static_argnames="capacity")
 
 
 def test_a_ring_has_as_many_slots_as_its_window():
-    assert slots(WINDOWED, 20) == (5, 20)
-    assert slots(WINDOWED, 4) == (4, 4)
+    assert cache_lengths(WINDOWED, 20) == (5, 20)
+    assert cache_lengths(WINDOWED, 4) == (4, 4)
 
 
 def test_a_cache_holds_key_value_heads_in_the_type_that_is_computed_in():
     config = dataclasses.replace(WINDOWED, dtype="bfloat16")
-    _, cache = jax.eval_shape(lambda: GPT.read(loud(config), jnp.zeros((3, 2), int), jnp.full(3, 2), capacity=20))
+    _, cache = jax.eval_shape(lambda: GPT.prefill(loud(config), jnp.zeros((3, 2), int), jnp.full(3, 2), capacity=20))
     assert [layer.key.shape for layer in cache.layers] == [(3, 5, 2, 8), (3, 20, 2, 8)]
     assert {leaf.dtype for layer in cache.layers for leaf in layer} == {jnp.dtype("bfloat16")}
 
@@ -40,7 +42,7 @@ def test_a_ring_holds_the_last_tokens_of_each_text(prompt, rows):
     lengths = jnp.arange(prompt, prompt + rows)
     width = prompt + rows + 2
     text = np.where(np.arange(width) < np.asarray(lengths)[:, None], np.arange(width), 99)
-    ring = cache_from_prefill(*named(text), lengths, slots=5)
+    ring = cache_from_prefill(LayerCache(*named(text)), lengths, slots=5)
     for _ in range(8):
         for row, length in enumerate(lengths.tolist()):
             newest = range(max(0, length - 5), length)
@@ -56,21 +58,21 @@ def test_a_ring_holds_the_last_tokens_of_each_text(prompt, rows):
 def test_reading_on_from_a_cache_gives_the_logits_of_the_whole_text(config, prompt):
     """Also where another text in the batch is shorter."""
     tokens, lengths = jnp.asarray(text(config)), jnp.array([prompt, (prompt + 1) // 2])
-    step, cache = read(loud(config), tokens[:, : prompt + 2], lengths, capacity=24)
+    step, cache = prefill(loud(config), tokens[:, : prompt + 2], lengths, capacity=24)
     for _ in range(9):
         expected = logits(config)[np.arange(2), lengths - 1]
         np.testing.assert_allclose(step, expected, atol=2e-4, rtol=0)
         np.testing.assert_array_equal(cache.length, lengths)
-        step, cache = extend(loud(config), tokens[np.arange(2), lengths], cache)
+        step, cache = decode_step(loud(config), tokens[np.arange(2), lengths], cache)
         lengths = lengths + 1
 
 
 def test_idle_rows_on_a_gpu_change_no_number():
     config = VARIANTS["all"]
     tokens = jnp.asarray(text(config))[:1]
-    _, cache = read(loud(config), tokens[:, :13], jnp.array([13]), capacity=24)
+    _, cache = prefill(loud(config), tokens[:, :13], jnp.array([13]), capacity=24)
     with compiling_for("cuda"):
-        idle = jax.jit(lambda *given: GPT.extend(*given)).lower(loud(config), tokens[:, 0], cache).compile()
+        idle = jax.jit(lambda *given: padded_decode_step(*given)).lower(loud(config), tokens[:, 0], cache).compile()
     for column in range(13, 20):
         step, cache = idle(loud(config), tokens[:, column], cache)
         assert step.shape == (1, config.vocab_size)
@@ -81,11 +83,11 @@ def test_a_prompt_is_read_by_the_attention_that_training_uses(monkeypatch):
     asked = []
     monkeypatch.setitem(BACKENDS, "banded", lambda q, k, v, **_: asked.append(q.shape) or q)
     config = dataclasses.replace(BASELINE, window=3, attention="banded")
-    jax.eval_shape(lambda: GPT.read(loud(config), jnp.zeros((1, 9), int), jnp.array([9]), capacity=20))
+    jax.eval_shape(lambda: GPT.prefill(loud(config), jnp.zeros((1, 9), int), jnp.array([9]), capacity=20))
     assert asked == [(1, 9, 4, 8)] * 2
 
 
 def test_a_cache_longer_than_the_model_can_read_is_refused():
     with pytest.raises(ValueError, match="33 tokens are more than context_length=32"):
-        slots(VARIANTS["all"], 33)
-    assert slots(dataclasses.replace(VARIANTS["all"], window=5), 10**6) == (5, 5)
+        cache_lengths(VARIANTS["all"], 33)
+    assert cache_lengths(dataclasses.replace(VARIANTS["all"], window=5), 10**6) == (5, 5)

@@ -6,8 +6,10 @@ import pytest
 from flax import nnx
 
 from jaxgpt.config import MODELS, GPTConfig
-from jaxgpt.model.gpt import GPT, abstract_model, named_parameters, num_parameters, smallest_period
+from jaxgpt.model.blocks import smallest_period
+from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import PRNGSequence
+from jaxgpt.model.parameters import abstract_model, named_parameters, num_parameters
 from tests.variants import BASELINE, forward, loud, text
 
 PUBLISHED = {

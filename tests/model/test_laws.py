@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from jaxgpt.config import GPTConfig
 from jaxgpt.inference.generate import generate
-from jaxgpt.model.gpt import GPT, abstract_model, named_parameters
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import abstract_model, named_parameters
 from tests import reference
 from tests.runs import quick
 from tests.variants import BASELINE, VARIANTS, each_variant, forward, logits, loud, text

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model.layers import LayerNorm, dropout
+from jaxgpt.model.layers import LayerNorm
 from jaxgpt.ops.attention import BACKENDS
+from jaxgpt.ops.dropout import dropout
 from tests.variants import BASELINE, loud, text
 
 
@@ -39,7 +40,7 @@ def test_the_same_key_drops_the_same():
 def test_attention_weights_are_dropped_and_keep_their_expectation(name):
     q = jnp.zeros((1, 8, 1, 4))
     v = jnp.ones((1, 8, 1, 4))
-    run = jax.jit(lambda key: BACKENDS[name](q, q, v, window=8, scale=1.0, rate=0.5, drop=key[None]))
+    run = jax.jit(lambda key: BACKENDS[name](q, q, v, window=8, scale=1.0, dropout_rate=0.5, dropout_key=key[None]))
     out = jax.vmap(run)(jax.random.split(jax.random.key(0), 2000))
     np.testing.assert_allclose(out.mean(axis=0), 1, atol=0.12)
     assert set(np.unique(out[:, 0, 0])) == {0.0, 2.0}  # one key, kept or not

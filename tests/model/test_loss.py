@@ -1,24 +1,26 @@
 import dataclasses
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model import loss
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.loss import cross_entropy, next_token_loss
-from jaxgpt.ops.attention import compiling_for
+from jaxgpt.model.loss import next_token_loss
+from jaxgpt.ops.cross_entropy import cross_entropy
+from jaxgpt.ops.platform import compiling_for
 from tests.variants import BASELINE, loud, text
 
+cross_entropy_module = sys.modules["jaxgpt.ops.cross_entropy"]
 V, PADDED, D = 29, 40, 8
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(loss, "CHUNK", 8)
-    monkeypatch.setattr(loss, "GPU_CHUNK", 8)
+    monkeypatch.setattr(cross_entropy_module, "CHUNK", 8)
+    monkeypatch.setattr(cross_entropy_module, "GPU_CHUNK", 8)
 
 
 @pytest.fixture(params=["cpu", "cuda"])
@@ -79,8 +81,8 @@ def test_bfloat16_gradients_have_the_right_size(each_form):
 
 
 def test_only_one_chunk_of_logits_exists(each_form, monkeypatch):
-    monkeypatch.setattr(loss, "CHUNK", 16)
-    monkeypatch.setattr(loss, "GPU_CHUNK", 16)
+    monkeypatch.setattr(cross_entropy_module, "CHUNK", 16)
+    monkeypatch.setattr(cross_entropy_module, "GPU_CHUNK", 16)
     x, table, targets = inputs(32)
     program = jax.jit(jax.grad(lambda *a: cross_entropy(*a, targets, V), (0, 1))).lower(x, table).compile().as_text()
     sizes = {int(np.prod([int(n) for n in dims.split(",")])) for dims in re.findall(r"f32\[([\d,]+)\]", program)}

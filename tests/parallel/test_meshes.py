@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +10,20 @@ import pytest
 
 from jaxgpt.data import device_put_batch
 from jaxgpt.model.gpt import GPT
-from jaxgpt.parallel.sharding import batch_sharding, make_mesh
-from jaxgpt.parallel.value_and_grad import batch_loss
+from jaxgpt.model.loss import next_token_loss
+from jaxgpt.parallel.mesh import MeshConfig
+from jaxgpt.parallel.sharding import batch_sharding
+from jaxgpt.parallel.value_and_grad import mean_loss
 from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.checksum import checksum, checksums
-from jaxgpt.training.config import MeshConfig, TrainConfig
+from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.step import initial_state, state_shardings
 from tests.runs import quick
 from tests.variants import BASELINE, text
 
 CONFIG = TrainConfig(model=dataclasses.replace(BASELINE, num_layers=1), seed=3)
 MESHES = {
-    name: make_mesh(MeshConfig(*sizes, allow_idle=True))
+    name: MeshConfig(*sizes, allow_idle=True).make()
     for name, sizes in {"1x1": (1, 1), "8x1": (8, 1), "1x8": (1, 8), "2x4": (2, 4)}.items()
 }
 
@@ -65,7 +66,7 @@ def test_what_is_restored_on_any_mesh_computes_the_next_loss(saved):
         with Checkpoints(saved / "2x4") as checkpoints:
             model = checkpoints.restore_state(CONFIG, 0, mesh).model
         batch = device_put_batch(rows.__getitem__, rows.shape, batch_sharding(mesh))
-        losses.append(float(quick(partial(batch_loss, config=CONFIG, mesh=mesh))(model, batch)))
+        losses.append(float(quick(mean_loss(next_token_loss, mesh))(model, batch)[0]))
     assert losses == pytest.approx([losses[0]] * 4, rel=1e-6)
 
 

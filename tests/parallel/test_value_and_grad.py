@@ -1,7 +1,7 @@
 """The same training on any mesh, and nothing sent that need not be."""
 
 import dataclasses
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +11,13 @@ import pytest
 
 from jaxgpt.data import device_put_batch
 from jaxgpt.inspect.collectives import collectives
-from jaxgpt.model.gpt import abstract_model, named_parameters
 from jaxgpt.model.loss import distillation_loss, next_token_loss
-from jaxgpt.parallel.sharding import (
-    AXES,
-    batch_sharding,
-    bytes_per_device,
-    check_batch,
-    make_mesh,
-    one_device,
-    parameter_specs,
-    shard,
-)
-from jaxgpt.parallel.value_and_grad import batch_loss, loss_and_grads
-from jaxgpt.training.config import MeshConfig, OptimizerConfig, TrainConfig
+from jaxgpt.model.parameters import abstract_model, named_parameters
+from jaxgpt.parallel.mesh import MeshConfig, check_batch, one_device
+from jaxgpt.parallel.sharding import AXES, batch_sharding, bytes_per_device, parameter_specs, shard
+from jaxgpt.parallel.value_and_grad import mean_loss, value_and_grad
+from jaxgpt.parallel.view import Unsharder
+from jaxgpt.training.config import OptimizerConfig, TrainConfig
 from jaxgpt.training.step import abstract_batch, abstract_state, compile_step, create_state, initial_state, make_step
 from tests.runs import QUICK, quick
 from tests.variants import BASELINE, loud, text
@@ -47,6 +40,12 @@ def on(mesh: str, **changes) -> TrainConfig:
     return dataclasses.replace(CONFIG, mesh=MeshConfig(*MESHES[mesh], allow_idle=True), **changes)
 
 
+def gradient_of(config: TrainConfig, mesh, loss=next_token_loss):
+    how = {name: getattr(config, name) for name in ("microbatches", "zero", "grad_dtype")}
+    remat = "none" if config.remat == "auto" else config.remat
+    return value_and_grad(loss, mesh, remat=remat, **how)
+
+
 def batch(number: int, mesh) -> jax.Array:
     rows = text(MODEL, length=LENGTH + 1, batch=ROWS, seed=number)
     return device_put_batch(rows.__getitem__, rows.shape, batch_sharding(mesh))
@@ -54,7 +53,7 @@ def batch(number: int, mesh) -> jax.Array:
 
 def trained(config: TrainConfig):
     """The losses and gradient norms of STEPS steps, and the state after them."""
-    mesh = make_mesh(config.mesh)
+    mesh = config.mesh.make()
     state = initial_state(config, mesh)
     step = make_step(config, mesh).lower(state, batch(0, mesh))
     step = step.compile(QUICK)
@@ -73,7 +72,7 @@ def alone(config: TrainConfig):
 @cache
 def compiled(config: TrainConfig):
     """The step, its operations optimised as usual; only the machine code is made quickly."""
-    mesh = make_mesh(config.mesh)
+    mesh = config.mesh.make()
     tokens = jax.ShapeDtypeStruct((ROWS, LENGTH + 1), jnp.int32, sharding=batch_sharding(mesh))
     step = make_step(config, mesh).lower(abstract_state(config, mesh), tokens)
     return step.compile(QUICK)
@@ -108,9 +107,9 @@ def test_every_mesh_trains_the_same_model(model, mesh):
 def test_every_way_gives_the_gradient_of_the_loss(changes):
     config = on("2x4", **changes)
     model = dataclasses.replace(config.model, scan_layers=False)
-    mesh, alone = make_mesh(config.mesh), one_device()
+    mesh, alone = config.mesh.make(), one_device()
     cut = shard(loud(config.model), mesh)
-    loss, grads, norm = quick(partial(loss_and_grads, config=config, mesh=mesh))(cut, batch(0, mesh))
+    (loss, _), grads, norm = quick(gradient_of(config, mesh))(cut, batch(0, mesh))
     expected, wanted = quick(jax.value_and_grad(next_token_loss))(loud(model), batch(0, alone))
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
     assert float(norm) == pytest.approx(float(optax.tree.norm(wanted)), rel=1e-5)
@@ -121,9 +120,9 @@ def test_every_way_gives_the_gradient_of_the_loss(changes):
 
 
 def test_the_loss_without_a_gradient_is_the_same():
-    mesh = make_mesh(on("2x4").mesh)
+    mesh = on("2x4").mesh.make()
     model = shard(loud(ALL), mesh)
-    loss = quick(partial(batch_loss, config=on("2x4"), mesh=mesh))(model, batch(0, mesh))
+    loss = quick(mean_loss(next_token_loss, mesh))(model, batch(0, mesh))[0]
     assert float(loss) == pytest.approx(float(quick(next_token_loss)(loud(ALL), batch(0, one_device()))), abs=2e-6)
 
 
@@ -131,8 +130,8 @@ def test_gradients_that_travel_in_bfloat16_are_near():
     grads = []
     for dtype in ("float32", "bfloat16"):
         config = on("2x4", grad_dtype=dtype)
-        mesh = make_mesh(config.mesh)
-        gradient = quick(partial(loss_and_grads, config=config, mesh=mesh))(shard(loud(MODEL), mesh), batch(0, mesh))
+        mesh = config.mesh.make()
+        gradient = quick(gradient_of(config, mesh))(shard(loud(MODEL), mesh), batch(0, mesh))
         grads.append(np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(gradient[1])]))
     barrier_copies = np.linalg.norm(grads[1] - grads[0]) / np.linalg.norm(grads[0])
     assert 1e-4 < barrier_copies < 5e-3
@@ -187,7 +186,7 @@ def test_zero_1_sends_each_gradient_once():
 def test_what_is_not_kept_is_gathered_again(changes, gathers):
     """In the program as written: the CPU's compiler sees that both gathers give the same, and keeps it."""
     config = on("1x8", microbatches=1, **changes)
-    mesh = make_mesh(config.mesh)
+    mesh = config.mesh.make()
     tokens = jax.ShapeDtypeStruct((ROWS, LENGTH + 1), jnp.int32, sharding=batch_sharding(mesh))
     text = make_step(config, mesh).lower(abstract_state(config, mesh), tokens).as_text()
     tables, kernels = 2, 6  # a block is written once, and called for each layer
@@ -196,7 +195,7 @@ def test_what_is_not_kept_is_gathered_again(changes, gathers):
 
 def test_kernels_travel_in_the_dtype_they_are_used_in_and_tables_in_float32():
     config = on("1x8", model=dataclasses.replace(MODEL, dtype="bfloat16"), microbatches=1)
-    mesh = make_mesh(config.mesh)
+    mesh = config.mesh.make()
     tokens = jax.ShapeDtypeStruct((ROWS, LENGTH + 1), jnp.int32, sharding=batch_sharding(mesh))
     text = make_step(config, mesh).lower(abstract_state(config, mesh), tokens).as_text()
     gathers = [line for line in text.splitlines() if '"stablehlo.all_gather"' in line]
@@ -212,16 +211,16 @@ def test_a_device_holds_its_part_and_the_state_is_donated():
     replicated = 3 * small_bytes()  # parameters and two moments
     assert part.argument_size_in_bytes <= 1.05 / 8 * whole.argument_size_in_bytes + replicated
     for mesh in ("1x1", "8x1", "1x8", "2x4"):
-        state = bytes_per_device(abstract_state(on(mesh), make_mesh(on(mesh).mesh)))
+        state = bytes_per_device(abstract_state(on(mesh), on(mesh).mesh.make()))
         assert compiled(on(mesh)).memory_analysis().alias_size_in_bytes == state
 
 
 def test_the_state_is_created_where_it_lives():
     config = on("1x8")
-    mesh = make_mesh(config.mesh)
+    mesh = config.mesh.make()
     state, like = initial_state(config, mesh), abstract_state(config, mesh)
     jax.tree.map(lambda leaf, wanted: leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim) or 1 / 0, state, like)
-    alone = initial_state(on("1x1"), make_mesh(on("1x1").mesh))
+    alone = initial_state(on("1x1"), on("1x1").mesh.make())
     jax.tree.map(np.testing.assert_array_equal, state.model, alone.model)
 
 
@@ -230,11 +229,11 @@ def test_a_teacher_that_is_cut_teaches_the_same():
         dataclasses.replace(MODEL, num_layers=1),
         dataclasses.replace(MODEL, num_layers=1, num_kv_heads=1),
     )
-    config, mesh, alone = on("2x4", model=student), make_mesh(on("2x4").mesh), one_device()
+    config, mesh, alone = on("2x4", model=student), on("2x4").mesh.make(), one_device()
     both = shard(loud(student), mesh), batch(0, mesh), None, shard(loud(teacher), mesh)
-    loss, grads, _ = quick(partial(loss_and_grads, config=config, mesh=mesh))(*both)
-    plain = quick(jax.value_and_grad(partial(distillation_loss, loud(teacher))))
-    expected, wanted = plain(loud(student), batch(0, alone))
+    (loss, _), grads, _ = quick(gradient_of(config, mesh, distillation_loss))(*both)
+    plain = quick(jax.value_and_grad(distillation_loss))
+    expected, wanted = plain(loud(student), batch(0, alone), None, loud(teacher))
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
     wanted = named_parameters(wanted)
     for name, gradient in named_parameters(grads).items():
@@ -246,7 +245,7 @@ def test_a_teacher_that_is_cut_teaches_the_same():
 @pytest.mark.parametrize(("limit", "remat"), [(None, "none"), (1 << 40, "none"), (1, "block")])
 def test_what_does_not_fit_the_device_is_computed_again(limit, remat):
     config = on("1x1", model=dataclasses.replace(MODEL, num_layers=1), microbatches=1, remat="auto")
-    mesh = make_mesh(config.mesh)
+    mesh = config.mesh.make()
     arguments = abstract_state(config, mesh), abstract_batch(config, mesh)
     assert compile_step(config, mesh, *arguments, limit=limit, options=QUICK)[1] == remat
 
@@ -258,15 +257,15 @@ def test_each_row_of_a_batch_is_read_for_the_devices_that_compute_it_and_no_more
         asked.append(some)
         return rows[some]
 
-    array = device_put_batch(read, rows.shape, batch_sharding(make_mesh(on("2x4").mesh)))
+    array = device_put_batch(read, rows.shape, batch_sharding(on("2x4").mesh.make()))
     np.testing.assert_array_equal(array, rows)
     assert sorted(row for some in asked for row in range(ROWS)[some]) == list(range(ROWS))
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused_with_what_can():
-    check_batch(on("8x1", batch_size=48, microbatches=3), 8, 1)
+    check_batch(48, 8, microbatches=3)
     with pytest.raises(ValueError, match=r"batch_size=36 .* 8 devices in microbatches=3: make it a multiple of 24, or"):
-        check_batch(on("8x1", batch_size=36, microbatches=3), 8, 1)
+        check_batch(36, 8, microbatches=3)
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -277,7 +276,10 @@ def test_the_more_is_computed_again_the_less_is_kept(scan):
 
     def kept(remat: str) -> int:
         """Bytes between the forward and the backward pass, parameters left out."""
-        loss = partial(next_token_loss, remat=remat)
+
+        def loss(model, tokens):
+            return next_token_loss(Unsharder.of(model, one_device()).view(model, remat=remat), tokens)
+
         residuals = jax.eval_shape(lambda model, tokens: jax.vjp(loss, model, tokens)[1], model, tokens)
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals)) - parameter_bytes(deep)
 
@@ -301,13 +303,13 @@ def test_every_parameter_has_a_row_in_the_table_and_every_row_a_parameter():
 def test_a_parameter_without_a_row_is_an_error_that_names_it(monkeypatch):
     monkeypatch.delitem(AXES, "mlp.up.kernel")
     with pytest.raises(ValueError, match="which axes has blocks.0.mlp.up.kernel.*Add 'mlp.up.kernel' to AXES"):
-        parameter_specs(abstract_model(MODEL), make_mesh(on("1x8").mesh))
+        parameter_specs(abstract_model(MODEL), on("1x8").mesh.make())
 
 
 def test_a_mesh_that_divides_no_axis_is_refused():
     odd = dataclasses.replace(MODEL, d_model=60, d_mlp=90)
     with pytest.raises(ValueError, match=r"fsdp=8 divides no axis of blocks.0.attn.key.kernel \[60, 4, 15\]"):
-        parameter_specs(abstract_model(odd), make_mesh(on("1x8").mesh))
+        parameter_specs(abstract_model(odd), on("1x8").mesh.make())
 
 
 @pytest.mark.parametrize(
@@ -340,7 +342,7 @@ def test_two_axes_cannot_both_be_what_remains():
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 def test_a_bad_step_is_told_and_under_skip_changes_nothing(policy):
     config = dataclasses.replace(on("1x1", microbatches=1), on_nonfinite=policy)
-    mesh = make_mesh(config.mesh)
+    mesh = config.mesh.make()
     broken = jax.tree.map(jnp.copy, loud(MODEL))
     broken.norm.scale[...] = broken.norm.scale[...].at[0].set(jnp.nan)
     before = jax.tree.map(np.asarray, broken)
@@ -357,7 +359,7 @@ def test_a_bad_step_is_told_and_under_skip_changes_nothing(policy):
 
 def test_a_jump_of_the_loss_beyond_the_spike_is_bad():
     config = dataclasses.replace(on("1x1", microbatches=1), spike=0.5, on_nonfinite="skip")
-    mesh = make_mesh(config.mesh)
+    mesh = config.mesh.make()
     state = initial_state(config, mesh)
     step = make_step(config, mesh).lower(state, batch(0, mesh)).compile(QUICK)
     told = []

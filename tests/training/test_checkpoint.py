@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model.gpt import named_parameters
-from jaxgpt.parallel.sharding import one_device
+from jaxgpt.model.parameters import named_parameters
+from jaxgpt.parallel.mesh import one_device
 from jaxgpt.training.checkpoint import Checkpoints, by_path, from_paths
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.step import TrainState, create_state

@@ -7,7 +7,8 @@ from flax import nnx
 
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.loss import CHUNK, distillation_loss
+from jaxgpt.model.loss import distillation_loss
+from jaxgpt.ops.cross_entropy import CHUNK
 from tests.runs import quick
 
 TINY = GPTConfig.preset("tiny", num_layers=1)
@@ -28,8 +29,8 @@ def plain(teacher: GPT, student: GPT, batch: jax.Array) -> jax.Array:
 
 def test_distillation_is_the_divergence_from_a_teacher_that_learns_nothing():
     teacher, student, batch = model(0), model(1), tokens(CHUNK // 32 + 1, 32)  # a chunk and a bit
-    both = quick(jax.value_and_grad(distillation_loss, argnums=(0, 1)))
-    loss, (for_teacher, for_student) = both(teacher, student, batch)
+    both = quick(jax.value_and_grad(distillation_loss, argnums=(3, 0)))
+    loss, (for_teacher, for_student) = both(student, batch, None, teacher)
     expected, gradient = quick(jax.value_and_grad(plain, argnums=1))(teacher, student, batch)
     assert expected > 0.1
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
@@ -40,4 +41,4 @@ def test_distillation_is_the_divergence_from_a_teacher_that_learns_nothing():
 
 def test_the_teacher_diverges_from_itself_by_nothing():
     teacher = model(0)
-    assert abs(float(jax.jit(distillation_loss)(teacher, teacher, tokens(2, 20)))) < 1e-6
+    assert abs(float(jax.jit(distillation_loss)(teacher, tokens(2, 20), None, teacher))) < 1e-6

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.gpt import abstract_model, named_parameters
+from jaxgpt.model.parameters import abstract_model, named_parameters
 from jaxgpt.training.config import OptimizerConfig
 from jaxgpt.training.optimizer import clipped, decayed, make_optimizer, schedule
 from tests.runs import quick

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model.gpt import named_parameters
-from jaxgpt.parallel.sharding import one_device
-from jaxgpt.parallel.value_and_grad import loss_and_grads
+from jaxgpt.model.loss import next_token_loss
+from jaxgpt.model.parameters import named_parameters
+from jaxgpt.parallel.mesh import one_device
+from jaxgpt.parallel.value_and_grad import value_and_grad
 from jaxgpt.training.config import OptimizerConfig, TrainConfig
 from jaxgpt.training.step import (
     TrainState,
@@ -28,7 +29,7 @@ CONFIG = TrainConfig(model=MODEL, optimizer=OptimizerConfig(1e-2, 1e-3, warmup_s
 DROPPING = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, dropout=0.5))
 
 ALONE = one_device()
-loss_and_gradients = quick(partial(loss_and_grads, config=CONFIG, mesh=ALONE))
+loss_and_gradients = quick(value_and_grad(next_token_loss, ALONE))
 step_with = quick(partial(train_step, mesh=ALONE), static_argnames="config")
 
 
@@ -76,7 +77,7 @@ def test_microbatches_give_the_loss_the_gradient_and_the_update_of_the_batch():
 
 
 def test_a_step_applies_the_gradient_of_the_loss_once():
-    loss, grads, norm = loss_and_gradients(loud(MODEL), batch(0))
+    (loss, _), grads, norm = loss_and_gradients(loud(MODEL), batch(0))
     assert float(norm) == pytest.approx(np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads))), rel=1e-5)
     norm = float(norm)
     state, metrics = step()(loud_state(), batch(0))
@@ -140,7 +141,7 @@ def test_a_step_drops_by_its_own_number(monkeypatch, number):
     def ask(model, tokens, keys, *_, **__):
         raise Asked(jax.random.key_data(keys).tolist())
 
-    monkeypatch.setattr("jaxgpt.training.step.loss_and_grads", ask)
+    monkeypatch.setattr("jaxgpt.training.step.value_and_grad", lambda *_, **__: ask)
     with pytest.raises(Asked) as asked:
         train_step(loud_state(DROPPING)._replace(step=jnp.int32(number)), batch(0), config=DROPPING, mesh=ALONE)
     expected = dropout_keys(DROPPING, jnp.int32(number), CONFIG.batch_size)

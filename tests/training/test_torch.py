@@ -12,8 +12,9 @@ import pytest
 
 from converters import save_pretrained
 from jaxgpt.data import device_put_batch
-from jaxgpt.parallel.sharding import batch_sharding, make_mesh
-from jaxgpt.training.config import MeshConfig, OptimizerConfig, TrainConfig
+from jaxgpt.parallel.mesh import MeshConfig
+from jaxgpt.parallel.sharding import batch_sharding
+from jaxgpt.training.config import OptimizerConfig, TrainConfig
 from jaxgpt.training.optimizer import schedule
 from jaxgpt.training.step import initial_state, make_step
 from tests.runs import QUICK, ROOT, free_port
@@ -41,7 +42,7 @@ def batches() -> np.ndarray:
 
 
 def ours(data: int) -> list[float]:
-    mesh = make_mesh(config(data).mesh)
+    mesh = config(data).mesh.make()
     state, rows, losses = initial_state(config(data), mesh), batches(), []
     first = device_put_batch(rows[0].__getitem__, rows[0].shape, batch_sharding(mesh))
     step = make_step(config(data), mesh).lower(state, first)
@@ -53,7 +54,7 @@ def ours(data: int) -> list[float]:
 
 
 def theirs(folder: Path, world: int) -> list[float]:
-    mesh = make_mesh(config(1).mesh)
+    mesh = config(1).mesh.make()
     save_pretrained(initial_state(config(1), mesh).model, folder / "model", "gpt2")
     np.save(folder / "batches.npy", batches())
     rates = [float(schedule(OPTIMIZER, STEPS)(step)) for step in range(STEPS)]

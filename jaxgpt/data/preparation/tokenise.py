@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgpt.data.preparation.inputs import Split
-from jaxgpt.data.preparation.reading import Block, Place, not_utf8
+from jaxgpt.data.preparation.inputs import Input, Split
+from jaxgpt.data.preparation.reading import START, Block, Place, not_utf8, read_blocks
 from jaxgpt.data.pretokens import PIECE, pieces
 from jaxgpt.data.token_files import token_dtype
 from jaxgpt.data.tokenizer import GPT2Tokenizer, Tokenizer, gpt2_encoding
@@ -210,3 +210,9 @@ def _text_of_row(name: str, text: Any, settings: Settings) -> str:
 
 
 _TEXT_OF = {"file": _text_of_file, "line": _text_of_line, "row": _text_of_row}
+
+
+def read_texts(inputs: tuple[Input, ...], settings: Settings) -> Iterator[str]:
+    """The documents of all inputs, a long one in pieces, one after another."""
+    for block in read_blocks(inputs, settings.field, settings.errors, START):
+        yield from (text for _, text in _texts(block, settings, Tokenised()))

@@ -3,8 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model.gpt import ACTIVATIONS
-from jaxgpt.ops.frugal import barrier_copies, layer_norm, recompute_in_backward, softmax
+from jaxgpt.ops.gelu import ACTIVATIONS, recompute_in_backward
+from jaxgpt.ops.layer_norm import layer_norm
+from jaxgpt.ops.residual import barrier_copies
+from jaxgpt.ops.softmax import softmax
 
 EPSILON = 1e-5
 

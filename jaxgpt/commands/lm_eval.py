@@ -1,0 +1,66 @@
+"""`jaxgpt lm_eval`: the command of lm-evaluation-harness, which knows our models."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.errors import UserError
+
+NAME = "jaxgpt"
+
+
+def main(arguments: list[str]) -> int:
+    """Run `lm_eval` with these arguments; returns the exit code. Without --model, the model is ours."""
+    register()
+    from lm_eval.__main__ import cli_evaluate
+
+    if "--model_args" in arguments and not {"--model", "-M"} & set(arguments):
+        arguments = [*arguments, "--model", NAME]
+    sys.argv = ["lm_eval", *arguments]
+    cli_evaluate()
+    return 0
+
+
+def register() -> None:
+    """Make `jaxgpt` a model of the harness, for `lm_eval.simple_evaluate(model="jaxgpt", ...)` too."""
+    try:
+        from lm_eval.api.registry import model_registry
+    except ImportError as error:
+        raise UserError(f"lm-evaluation-harness is not installed ({error}): pip install 'jaxgpt[lm-eval]'") from None
+    from jaxgpt.evaluation.lm_eval import HarnessModel
+    from jaxgpt.evaluation.scoring import BatchSize
+
+    class SourceModel(HarnessModel):
+        """--model_args source=SOURCE,batch_size=16,step=best and changes of the config, such as dtype=bfloat16."""
+
+        def __init__(
+            self,
+            source: str | Path,
+            batch_size: int | str = "auto",
+            max_gen_toks: int = 256,
+            device: str | None = None,
+            max_batch_size: int | None = None,
+            **changes: Any,
+        ) -> None:
+            del device, max_batch_size  # the harness says them to every model; JAX_PLATFORMS chooses a device
+            from jaxgpt.commands.sources import load_on_all_devices
+            from jaxgpt.loading import load_tokenizer
+
+            size: BatchSize = "auto" if str(batch_size).startswith("auto") else int(batch_size)
+            model = load_on_all_devices(source, **changes)
+            super().__init__(model, load_tokenizer(source), batch_size=size, max_gen_toks=int(max_gen_toks))
+
+        @classmethod
+        def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
+            """What --model_args say counts more than the harness's defaults."""
+            given = {name: value for name, value in (additional_config or {}).items() if value is not None}
+            return cls(**given | arg_dict)
+
+        @classmethod
+        def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Any:
+            from lm_eval.utils import simple_parse_args_string
+
+            return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    if NAME not in model_registry:
+        model_registry.register(NAME, target=SourceModel)

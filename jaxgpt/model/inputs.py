@@ -1,0 +1,45 @@
+"""What a model refuses to read, said in one sentence. Values are checked where they are known: not under jit."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgpt.config import GPTConfig
+from jaxgpt.errors import UserError
+
+
+def check_tokens(config: GPTConfig, tokens: Any, key: Any = None) -> None:
+    """Raise UserError where tokens are not int[B, T] of the vocabulary, too long, or the key does not go with them."""
+    shape, dtype = np.shape(tokens), getattr(tokens, "dtype", None)
+    if dtype is None:
+        raise UserError(f"tokens must be an array of token ids [B, T], not a {type(tokens).__name__}; use jnp.asarray")
+    if len(shape) != 2:
+        raise UserError(
+            f"tokens must be [batch, length], not of shape {list(shape)}"
+            + ("; a single text is tokens[None]" if len(shape) == 1 else "")
+        )
+    if not np.issubdtype(dtype, np.integer):
+        raise UserError(f"tokens must be token ids, whole numbers, not {dtype}; encode the text first")
+    config.check_length(shape[1])
+    _check_vocabulary(config.vocab_size, tokens)
+    if key is not None:
+        _check_key(key, shape[0])
+
+
+def _check_vocabulary(vocab_size: int, tokens: Any) -> None:
+    if isinstance(tokens, jax.core.Tracer) or not getattr(tokens, "is_fully_addressable", True) or not tokens.size:
+        return
+    least, most = int(tokens.min()), int(tokens.max())
+    if least < 0 or most >= vocab_size:
+        wrong = least if least < 0 else most
+        raise UserError(f"token {wrong} is not in the vocabulary of {vocab_size}; is it another model's tokenizer?")
+
+
+def _check_key(key: Any, rows: int) -> None:
+    if not jax.dtypes.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        raise UserError(f"the dropout key must be made by jax.random.key(seed), not {type(key).__name__}")
+    if key.shape not in ((), (rows,)):
+        raise UserError(
+            f"the dropout key has shape {list(key.shape)}: give one key, or one for each of the {rows} rows of tokens"
+        )

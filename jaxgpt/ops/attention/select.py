@@ -1,0 +1,71 @@
+"""Which attention backend runs."""
+
+from jaxgpt.config import Backend
+from jaxgpt.errors import UserError
+from jaxgpt.ops.attention.backends import BACKENDS, Keys, Queries
+from jaxgpt.ops.dropout import DropoutKey
+from jaxgpt.ops.platform import on_gpu, target_platform
+
+
+def causal_attention(
+    q: Queries,
+    k: Keys,
+    v: Keys,
+    *,
+    window: int | None = None,
+    scale: float,
+    dropout_rate: float = 0.0,
+    dropout_key: DropoutKey = None,
+    backend: Backend = "auto",
+) -> Queries:
+    """softmax(scale q kT) v, each query over itself and the keys before it, at most `window` in all.
+
+    q is [B, T, N, H]; k and v are [B, T, K, H], where K divides N. Raises UserError where a backend asked for by name
+    cannot do it.
+
+    >>> import jax.numpy as jnp
+    >>> q = k = v = jnp.ones((1, 4, 2, 8))
+    >>> causal_attention(q, k, v, scale=8**-0.5).shape
+    (1, 4, 2, 8)
+    """
+    rate = 0.0 if dropout_key is None else dropout_rate
+    name = select_backend(
+        backend,
+        platform=target_platform(),
+        dtype=q.dtype.name,
+        head_dim=q.shape[3],
+        window=window,
+        length=q.shape[1],
+        dropout=rate,
+    )
+    return BACKENDS[name](q, k, v, window=window, scale=scale, dropout_rate=rate, dropout_key=dropout_key)
+
+
+def select_backend(
+    name: Backend, *, platform: str, dtype: str, head_dim: int, window: int | None, length: int, dropout: float
+) -> str:
+    """The name of the backend that runs where `name` is asked for.
+
+    auto: cudnn where it can, else banded for a text longer than two windows, else xla.
+    Raises UserError where a backend asked for by name cannot do it.
+    """
+    refusal = _cudnn_refusal(platform, dtype, head_dim, dropout)
+    if name == "cudnn" and refusal:
+        raise UserError(f"attention='cudnn' cannot run here: {refusal}; change that, or use attention='auto'")
+    if name != "auto":
+        return name
+    if not refusal:
+        return "cudnn"
+    return "banded" if window is not None and length > 2 * window else "xla"
+
+
+def _cudnn_refusal(platform: str, dtype: str, head_dim: int, dropout: float) -> str | None:
+    if not on_gpu(platform):
+        return f"the platform is {platform}, not an NVIDIA GPU"
+    if dtype != "bfloat16":
+        return f"dtype={dtype} is not bfloat16"
+    if head_dim % 8 or head_dim > 256:
+        return f"the head size {head_dim} is not a multiple of 8 up to 256"
+    if dropout:
+        return f"dropout={dropout} is not 0"
+    return None

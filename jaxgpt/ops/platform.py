@@ -1,0 +1,57 @@
+"""Which platform a program is traced for: kernels and their shapes are chosen by it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial, update_wrapper
+from typing import Any
+
+import jax
+from jax.stages import Lowered, Wrapped
+
+_platform: ContextVar[str | None] = ContextVar("platform", default=None)
+
+
+def target_platform() -> str:
+    """The platform of the program being traced: JAX's default backend, unless `compiling_for` names another."""
+    return _platform.get() or jax.default_backend()
+
+
+def on_gpu(platform: str | None = None) -> bool:
+    """Whether that (or `platform`, where given) is an NVIDIA GPU."""
+    return (platform or target_platform()) in ("gpu", "cuda")
+
+
+@contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+    """Within, programs are traced for `platform` ("cuda", "cpu"), as when compiling for devices that are not here.
+
+    jax.jit caches traces without knowing of it: inside, use `platform_jit`, or jit a function anew.
+    """
+    before = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(before)
+
+
+class platform_jit:  # noqa: N801  used like the function jax.jit
+    """jax.jit with a separate cache for each target platform. Takes jax.jit's options."""
+
+    def __init__(self, function: Callable, **options: Any) -> None:
+        self._function, self._options = function, options
+        self._jitted: dict[str, Wrapped] = {}
+        update_wrapper(self, function)
+
+    def _for_this_platform(self) -> Wrapped:
+        name = target_platform()
+        if name not in self._jitted:  # jax.jit's cache goes by the function's identity, so each platform has its own
+            self._jitted[name] = jax.jit(update_wrapper(partial(self._function), self._function), **self._options)
+        return self._jitted[name]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._for_this_platform()(*args, **kwargs)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Lowered:
+        """As jax.jit(f).lower."""
+        return self._for_this_platform().lower(*args, **kwargs)
