@@ -67,7 +67,7 @@ def compared(kept: list[dict[str, float]], usual: list[dict[str, float]]) -> dic
 
 
 def in_a_process_of_its_own(preset: str, kept: bool, seconds_each: float) -> dict[str, float]:
-    """What `trained` measures in a fresh process: the C library has to be told before JAX starts."""
+    """What `trained` measures in a fresh process: glibc has to be set before JAX starts."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(trained, preset, kept, seconds_each).result()
 

@@ -1,11 +1,11 @@
-"""How long does a person wait until the first step of `jaxgpt train` begins, the first time and from then on?
+"""How long does a user wait until the first step of `jaxgpt train` begins, the first time and later?
 
     python -m experiments.start
 
 The command is run with one step, in an empty cache folder the first time, and the clock is read when a line appears:
 the header, and the validation loss before training, after which nothing is left to do before the first step. The first
 time tokens are made from the text and programs compiled, later both are read from the cache. What it does not show: the
-first start after the machine's, with nothing in the system's file cache.
+first start after a boot, with nothing in the system's file cache.
 """
 
 import json

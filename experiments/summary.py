@@ -9,7 +9,6 @@ from experiments.sections import difference, p_value, plus_minus, ratio
 
 PAGE = Path(__file__).parent.parent / "docs" / "experiments.md"
 BEGIN, END = "<!-- written by python -m experiments.report -->", "<!-- end -->"
-BREAK = ";\n  "
 
 
 def written(page: str, results: dict[str, Result]) -> str:
@@ -37,8 +36,8 @@ def section(results: dict[str, Result]) -> Iterator[str]:
         modes = results["parallel"]["modes"]
         apart = results["parallel"]["largest_relative_difference"]
         yield (
-            "- Parallel modes: the losses of DDP, FSDP and hybrid on 8 devices, and of hybrid in two processes, differ "
-            f"from one device's\n  by at most {apart:.1e} of them over {len(modes['one device']['losses'])} steps "
+            "\n### Parallel modes\n\nThe losses of DDP, FSDP and hybrid on 8 devices, and of hybrid in two processes, "
+            f"differ from one device's\nby at most {apart:.1e} of them over {len(modes['one device']['losses'])} steps "
             "([experiments/parallel.py](../experiments/parallel.py))."
         )
 
@@ -50,7 +49,7 @@ def variants(result: Result) -> Iterator[str]:
     lost = {name: signed(row["parameters_difference"]) for name, row in result["gpt2"].items()}
     yield (
         f"Parameters at 124M: rotary {lost['rotary']}, 4 of 12 key-value heads {lost['grouped-4']}, 1 of 12 "
-        f"{lost['grouped-1']}, a window {lost['windowed']}. Data play no part.\n"
+        f"{lost['grouped-1']}, a window {lost['windowed']}. The data do not matter.\n"
     )
     yield "| variant | parameters | cache, full | validation loss | against baseline | p | training | decoding |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -78,31 +77,29 @@ def variants(result: Result) -> Iterator[str]:
 def uptrain(result: Result) -> Iterator[str]:
     """The jump and the way back."""
     rows = result["rows"]
-    ways = [
-        f"{name} {rows[f'{name}, text']['at_once']:.2f} at once, {rows[f'{name}, text']['after']:.2f} after "
-        f"training on ({rows[f'{name}, scratch']['after']:.2f} from scratch)"
-        for name in ("rotary", "grouped", "windowed", "all")
-    ]
     yield (
-        f"- Uptraining: a baseline at {result['baseline_loss']:.2f} nats is converted and trained on for "
-        f"{rows['unchanged, text']['tokens'][-1]:,} characters:\n  {BREAK.join(ways)}\n  "
-        "([experiments/uptrain.py](../experiments/uptrain.py))."
+        f"\n### Uptraining\n\nA baseline at {result['baseline_loss']:.2f} nats is converted, then trained for another "
+        f"{rows['unchanged, text']['tokens'][-1]:,} characters ([experiments/uptrain.py](../experiments/uptrain.py)). "
+        "Validation loss in nats:\n"
     )
+    yield "| conversion | at once | after training | the same training from fresh weights |"
+    yield "|---|---|---|---|"
+    for name in ("rotary", "grouped", "windowed", "all"):
+        text, scratch = rows[f"{name}, text"], rows[f"{name}, scratch"]
+        yield f"| {name} | {text['at_once']:.2f} | {text['after']:.2f} | {scratch['after']:.2f} |"
 
 
 def window(result: Result) -> Iterator[str]:
     """How the cost grows."""
-    parts = []
+    longest = next(iter(result["rows"].values()))[-1]["length"]
+    yield (
+        "\n### Long contexts\n\nProcessor time of a training step grows with a power of the context length. R² says "
+        "how well a straight line fits ([experiments/window.py](../experiments/window.py)):\n"
+    )
+    yield f"| attention | exponent | R² of a line | timed up to | memory of a step at {longest:,} tokens |"
+    yield "|---|---|---|---|---|"
     for name, rows in result["rows"].items():
         if fit := result["fits"][name].get("step_processor_seconds"):
             run = max(row["length"] for row in rows if "step_seconds" in row)
             memory = rows[-1]["step_temporary_megabytes"] / 1000
-            parts.append(
-                f"{name}: exponent {fit['exponent']:.2f} and R² of a line {fit['r2']:.4f} up to {run:,} tokens; "
-                f"{memory:.3g} GB"
-            )
-    yield (
-        "- Long contexts: processor time of a training step against context length, and the memory that the step "
-        f"needs at {rows[-1]['length']:,} tokens:\n  {BREAK.join(parts)}\n  "
-        "([experiments/window.py](../experiments/window.py))."
-    )
+            yield f"| {name} | {fit['exponent']:.2f} | {fit['r2']:.4f} | {run:,} tokens | {memory:.3g} GB |"
