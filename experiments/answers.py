@@ -32,8 +32,8 @@ def answered(result: Result) -> Iterator[tuple[str, str, str]]:
     yield (
         "Does grouped-query attention change the count, and does that depend on the data?",
         f"Yes, it changes the count, and always by the same amount. No, the data do not matter: the count follows from "
-        f"the config alone. At 124M, 12 to 4 key-value heads is {lost['grouped-4']}, 12 to 1 is {lost['grouped-1']}. The "
-        f"cache shrinks with the heads: {cached['baseline']} to {cached['grouped-4']} bytes a token.",
+        f"the config alone. At 124M, 12 to 4 key-value heads is {lost['grouped-4']}, 12 to 1 is {lost['grouped-1']}. "
+        f"The cache shrinks with the heads: {cached['baseline']} to {cached['grouped-4']} bytes a token.",
         "".join(compared(name, row) for name, row in small.items() if name.startswith("grouped")),
     )
     yield (
