@@ -13,7 +13,10 @@ from jaxgpt.errors import UserError
 COMMANDS = {
     "train": "train a GPT, or go on with a run",
     "generate": "continue a text",
-    "evaluate": "loss, perplexity and bits per byte on a text",
+    "evaluate": "loss on a text, or the standard evaluations",
+    "compare": "runs and other models beside each other",
+    "runs": "list runs: what, how far, how good",
+    "lm_eval": "lm-evaluation-harness with our models",
     "convert": "write a model for another library, with other attention if you like",
     "plan": "what a run will need and send, before it runs",
     "data": "turn text of any size into token shards to train on",

@@ -2,16 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jaxgpt.commands.output import print_table, progress_bar, say
 from jaxgpt.config import Backend
 from jaxgpt.errors import UserError
 
@@ -102,7 +99,7 @@ def evaluate_tasks(chosen: Arguments) -> int:
         details = {name: outcome.details for name, (outcome, _) in outcomes.items() if outcome.details}
         say(json.dumps({"source": str(chosen.source), "rows": [row._asdict() for row in rows], "details": details}))
     else:
-        Console().print(table_of(rows))
+        print_table(table_of(rows))
         say_truncated(rows)
     return 0
 
@@ -144,18 +141,3 @@ def model_of(chosen: Arguments) -> "GPT":
 
     changes: dict[str, Any] = {} if chosen.attention is None else {"attention": chosen.attention}
     return load_on_all_devices(chosen.source, chosen.step, **changes)
-
-
-@contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A bar on a terminal, and nothing where there is none."""
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
-
-
-def say(text: str) -> None:
-    """Print a line as it is."""
-    Console(highlight=False, markup=False).print(text, soft_wrap=True)
