@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from jaxgpt.runtime import host_memory
 from tests.runs import jaxgpt, write_text
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone can be told")
@@ -40,9 +41,15 @@ def test_kept_memory_has_its_pages_when_it_is_used_again():
     assert faults_of_memory_used_again("keep_freed_memory()") < PAGES / 100
 
 
-@pytest.mark.parametrize("told", ["", "keep_freed_memory(); return_freed_memory()"])
+@pytest.mark.parametrize("told", ["", "return_freed_memory()", "keep_freed_memory(); return_freed_memory()"])
 def test_memory_that_was_returned_is_given_out_page_by_page(told):
     assert faults_of_memory_used_again(told) >= PAGES
+
+
+def test_a_librarys_user_keeps_the_malloc_that_he_set():
+    """Such as by mallopt or a preloaded library; a run that needs much memory returns only what a command kept."""
+    set_by_hand = "ctypes.CDLL(None).mallopt(-4, 0); ctypes.CDLL(None).mallopt(-1, -1); return_freed_memory()"
+    assert faults_of_memory_used_again(set_by_hand) < PAGES / 100
 
 
 def test_the_environment_has_the_last_word():
@@ -58,3 +65,14 @@ def test_a_run_whose_step_needs_more_than_the_bound_returns_memory(largest, retu
     outcome = jaxgpt("train", "tiny", "--steps", 1, "--sample-tokens", 0, "--data.source", text, "--run", run)
     assert outcome.code == 0, outcome
     assert len(calls) == returned
+
+
+def test_the_memory_of_a_container_or_a_shell_is_the_limit(monkeypatch, tmp_path):
+    machine = host_memory.host_memory_limit()
+    (tmp_path / "memory.max").write_text("max\n")
+    monkeypatch.setattr(host_memory, "CGROUP_LIMITS", (str(tmp_path / "memory.max"), str(tmp_path / "absent")))
+    assert host_memory.host_memory_limit() >= machine
+    (tmp_path / "memory.max").write_text(f"{2**28}\n")
+    assert host_memory.host_memory_limit() == 2**28
+    monkeypatch.setattr("resource.getrlimit", lambda _: (2**27, 2**27))
+    assert host_memory.host_memory_limit() == 2**27
