@@ -45,7 +45,7 @@ class Display:
         if "mfu" in line:
             status += f"  MFU {100 * line['mfu']:.1f} %"
         self._progress.update(self._task, completed=line["step"], status=status)
-        if not self._console.is_terminal and seconds_left > 0:
+        if not self._console.is_terminal and seconds_left >= 1:
             status += f"  {duration(seconds_left)} left"
         if "val_loss" in line:
             status += f"  validation loss {line['val_loss']:.3f}"
