@@ -40,7 +40,9 @@ class Architecture:
     table: tuple[tuple[str, str, str], ...]
     """Their name, our names, the layout. `*` stands for the layer's number."""
     ignored_keys: str = r"$^"
-    """What a file may hold besides, a regular expression: buffers that older versions saved."""
+    """Tensors that a file may hold besides, a regular expression: buffers that older versions saved."""
+    other_heads: str = r"(multiple_choice_head\.summary|score|classifier|qa_outputs|v_head\.summary)\.(weight|bias)"
+    """Heads of the classes for classification, choice, spans and rewards, a regular expression: no part of a GPT."""
 
     def rows(self, config: GPTConfig, parameters: Collection[str]) -> Iterator[Row]:
         """The rows of a model with these parameters, layer by layer. A parameter without a row is a UserError."""
@@ -70,6 +72,10 @@ class Architecture:
     def is_ignored(self, name: str) -> bool:
         """Whether the tensor is one that says nothing about the model."""
         return re.fullmatch(self.ignored_keys, name) is not None
+
+    def is_other_head(self, name: str) -> bool:
+        """Whether the tensor belongs to a head that is not a language model's."""
+        return re.fullmatch(self.other_heads, name) is not None
 
 
 def sizes(config: GPTConfig) -> Sizes:
@@ -170,4 +176,30 @@ STARCODER2 = Architecture(
 NANOGPT = Architecture("nanogpt", GPT_BIGCODE.prefix, GPT_BIGCODE.table, GPT_BIGCODE.ignored_keys)
 """nanoGPT and llm.c keep GPT-2's names and use Linear, as GPTBigCode does."""
 
-ARCHITECTURES = {architecture.name: architecture for architecture in (GPT2, GPT_BIGCODE, STARCODER2)}
+OWN_AXES = {
+    "embed": "v d",
+    "position": "t d",
+    "blocks.*.attn_norm.scale": "d",
+    "blocks.*.attn_norm.bias": "d",
+    "blocks.*.attn.query.kernel": "d n h",
+    "blocks.*.attn.query.bias": "n h",
+    "blocks.*.attn.key.kernel": "d k h",
+    "blocks.*.attn.key.bias": "k h",
+    "blocks.*.attn.value.kernel": "d k h",
+    "blocks.*.attn.value.bias": "k h",
+    "blocks.*.attn.out.kernel": "n h d",
+    "blocks.*.attn.out.bias": "d",
+    "blocks.*.mlp_norm.scale": "d",
+    "blocks.*.mlp_norm.bias": "d",
+    "blocks.*.mlp.up.kernel": "d f",
+    "blocks.*.mlp.up.bias": "f",
+    "blocks.*.mlp.down.kernel": "f d",
+    "blocks.*.mlp.down.bias": "d",
+    "norm.scale": "d",
+    "norm.bias": "d",
+    "head": "v d",
+}
+OWN = Architecture("jaxgpt", prefix="", table=tuple((n, n, f"{axes} -> {axes}") for n, axes in OWN_AXES.items()))
+"""Our own layout: every parameter under its name."""
+
+ARCHITECTURES = {architecture.name: architecture for architecture in (GPT2, GPT_BIGCODE, STARCODER2, OWN)}

@@ -24,8 +24,16 @@ PLAIN_SCALE: Rule = (
 TIED: Rule = ("tie_embeddings", lambda c: c.tie_embeddings, "its head is the embedding table")
 FOUR_WIDE: Rule = ("d_mlp", lambda c: c.mlp_width == 4 * c.d_model, "its feed-forward layer is 4 x d_model wide")
 PLAIN_EPSILON: Rule = ("layer_norm_epsilon", lambda c: c.layer_norm_epsilon == 1e-5, "its epsilon is 1e-5")
-EXACT_GELU: Rule = ("activation", lambda c: c.activation == "gelu", "its activation is the exact gelu")
-TANH_GELU: Rule = ("activation", lambda c: c.activation == "gelu_tanh", "its activation is gelu_tanh")
+EXACT_GELU: Rule = (
+    "activation",
+    lambda c: c.activation == "gelu",
+    "its activation is the exact gelu (--activation gelu switches to it; outputs change a little)",
+)
+TANH_GELU: Rule = (
+    "activation",
+    lambda c: c.activation == "gelu_tanh",
+    "its activation is gelu_tanh (--activation gelu_tanh switches to it; outputs change a little)",
+)
 PLAIN_GPT2 = (LEARNED, NO_WINDOW, PLAIN_SCALE, TIED, FOUR_WIDE, PLAIN_EPSILON)
 
 RULES: dict[str, tuple[Rule, ...]] = {
@@ -34,10 +42,12 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "starcoder2": (ROTARY, ONE_WINDOW, PLAIN_SCALE),
     "nanogpt": (*PLAIN_GPT2, EXACT_GELU),
     "llm.c": (*PLAIN_GPT2, TANH_GELU),
+    "jaxgpt": (),
 }
 """What an architecture asks of a config: our field, whether it holds, what the architecture is like instead."""
 AUTO = ("gpt_bigcode", "gpt2", "starcoder2")
-KEEPS_GROUPS = ("gpt_bigcode", "starcoder2")
+KEEPS_GROUPS = ("gpt_bigcode", "starcoder2", "jaxgpt")
+KEEPS_MISSING_BIASES = ("nanogpt", "jaxgpt")
 
 
 def select_architecture(config: GPTConfig, asked: str = "auto") -> str:
@@ -57,13 +67,14 @@ def select_architecture(config: GPTConfig, asked: str = "auto") -> str:
             return kind
     reasons = "\n  ".join(f"{kind}: {'; '.join(found)}" for kind, found in problems.items())
     raise UserError(
-        f"this model cannot be exported so; change the fields that stand in the way, or keep it as a run:\n  {reasons}"
+        "this model cannot be exported so; change the fields that stand in the way, or write our own layout "
+        f"(--architecture jaxgpt), which holds any model:\n  {reasons}"
     )
 
 
 def export_weights(model: GPT, kind: str) -> GPT:
     """A model that computes the same with the parameters that the architecture asks for."""
-    changes: dict[str, Any] = {} if model.config.bias or kind == "nanogpt" else {"bias": True}
+    changes: dict[str, Any] = {} if model.config.bias or kind in KEEPS_MISSING_BIASES else {"bias": True}
     if kind not in KEEPS_GROUPS and model.config.kv_heads < model.config.num_heads:
         changes["num_kv_heads"] = model.config.num_heads
     return adapt_weights(model, **changes) if changes else model

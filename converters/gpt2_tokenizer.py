@@ -6,7 +6,6 @@ pair left of it when only merges of lower rank are applied.
 
 import base64
 import json
-import shutil
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
@@ -14,23 +13,6 @@ from pathlib import Path
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 50256
-FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
-
-
-def copy_tokenizer(source: Path, folder: Path) -> bool:
-    """Copy what `source` has of a tokenizer's files; whether it had any."""
-    found = [source / name for name in FILES if (source / name).is_file()]
-    for path in found:
-        shutil.copyfile(path, folder / path.name)
-    return bool(found)
 
 
 def write_gpt2_tokenizer(folder: Path, context_length: int) -> None:

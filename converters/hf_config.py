@@ -6,6 +6,7 @@ honour is an error that names it.
 
 from typing import Any
 
+from converters.files import shown
 from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
 
@@ -15,7 +16,10 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
     "gelu": "gelu",
+    "gelu_python": "gelu",
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
@@ -56,6 +60,15 @@ TABLES: dict[str, tuple[tuple[str, str, Any], ...]] = {
     ),
 }
 
+GPT2_ALIASES = {
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+}
+ALIASES: dict[str, dict[str, str]] = {"gpt2": GPT2_ALIASES, "gpt_bigcode": GPT2_ALIASES, "starcoder2": {}}
+"""The `attribute_map` of transformers' config class: another name of a field. Where both are there, it wins."""
+
 FIXED: dict[str, Fields] = {
     "gpt2": {"position": "learned"},
     "gpt_bigcode": {"position": "learned", "num_kv_heads": 1},
@@ -67,27 +80,14 @@ Required = tuple[tuple[str, tuple[Any, ...]], ...]
 
 NO_OTHER_KIND: Required = (
     ("add_cross_attention", (False,)),
-    ("is_encoder_decoder", (False,)),
     ("quantization_config", (None,)),
-    ("alibi", (False, None)),
-)
-WITHOUT_ROTARY: Required = (
-    ("scale_attn_weights", (True,)),
-    ("pruned_heads", ({}, None)),
-    ("position_embedding_type", ("absolute", "learned_absolute", None)),
-    ("rope_scaling", (None,)),
+    ("per_layer_config", (None, {})),
 )
 
 REQUIRED: dict[str, Required] = {
-    "gpt2": (*NO_OTHER_KIND, *WITHOUT_ROTARY),
-    "gpt_bigcode": (*NO_OTHER_KIND, *WITHOUT_ROTARY, ("multi_query", (True,))),
-    "starcoder2": (
-        *NO_OTHER_KIND,
-        ("rope_scaling", (None,)),
-        ("use_bias", (True,)),
-        ("mlp_type", ("default",)),
-        ("norm_type", ("layer_norm",)),
-    ),
+    "gpt2": NO_OTHER_KIND,
+    "gpt_bigcode": (*NO_OTHER_KIND, ("multi_query", (True,))),
+    "starcoder2": (*NO_OTHER_KIND, ("use_bias", (True,))),
 }
 """What must hold for our model to compute the same; a field that is left out does."""
 
@@ -106,7 +106,8 @@ def config_from_hf(fields: Fields) -> GPTConfig:
     """
     kind = fields.get("model_type")
     if not isinstance(kind, str) or kind not in TABLES:
-        raise UserError(f"model_type={kind!r} is not one of {', '.join(TABLES)}: this model is no GPT-2")
+        raise UserError(f"model_type={shown(kind)} is not one of {', '.join(TABLES)}: this model is no GPT-2")
+    fields = fields | {name: fields[alias] for alias, name in ALIASES[kind].items() if alias in fields}
     for name, allowed in REQUIRED[kind]:
         if name in fields and fields[name] not in allowed:
             raise _refusal(name, fields[name], allowed[0])
@@ -118,7 +119,7 @@ def config_from_hf(fields: Fields) -> GPTConfig:
     return _made(ours)
 
 
-def config_to_hf(config: GPTConfig, kind: str, dtype: str, end_of_text: int | None) -> Fields:
+def config_to_hf(config: GPTConfig, kind: str, dtype: str, special_tokens: Fields) -> Fields:
     """The config.json of a model that the architecture can hold, its weights stored in `dtype`."""
     written = {their: getattr(config, our) for their, our, _ in TABLES[kind]}
     activation = next(their for their, our, _ in TABLES[kind] if our == "activation")
@@ -131,9 +132,23 @@ def config_to_hf(config: GPTConfig, kind: str, dtype: str, end_of_text: int | No
         "dtype": dtype,
         **written,
         **dict.fromkeys(DROPOUTS[kind], config.dropout),
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
+        "bos_token_id": None,  # left out, it would be GPT-2's
+        "eos_token_id": None,
+        **special_tokens,
     }
+
+
+def scales_attention(fields: Fields) -> bool:
+    """Whether attention scores are divided by the root of the head size, as our model divides them.
+
+    Raises UserError where the field is neither true nor false.
+    """
+    if fields["model_type"] == "starcoder2":
+        return True
+    scaled = fields.get("scale_attn_weights", True)
+    if not isinstance(scaled, bool):
+        raise _refusal("scale_attn_weights", scaled, True)
+    return scaled
 
 
 def _starcoder2_fields(config: GPTConfig) -> Fields:
@@ -149,35 +164,39 @@ def _starcoder2_fields(config: GPTConfig) -> Fields:
 
 def _activation(name: object) -> str:
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise UserError(f"config.json says the activation is {name!r}, which is not one of {', '.join(ACTIVATIONS)}")
+        known = ", ".join(ACTIVATIONS)
+        raise UserError(f"config.json says the activation is {shown(name)}, which is not one of {known}")
     return ACTIVATIONS[name]
 
 
 def _rope_theta(fields: Fields) -> object:
-    rope = fields.get("rope_parameters") or {}
-    if not isinstance(rope, dict) or rope.keys() - {"rope_type", "rope_theta"}:
-        raise _refusal("rope_parameters", rope, {"rope_type": "default", "rope_theta": 10000.0})
-    if rope.get("rope_type", "default") != "default":
-        raise _refusal("rope_type", rope["rope_type"], "default")
+    """The base of the wavelengths: from rope_scaling, else rope_parameters, else the field of transformers 4."""
+    name = "rope_scaling" if fields.get("rope_scaling") else "rope_parameters"
+    rope = fields.get(name) or {}
+    if not isinstance(rope, dict):
+        raise _refusal(name, rope, {"rope_type": "default", "rope_theta": 10000.0})
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise _refusal(f"{name} of rope_type", kind, "default")
     return rope.get("rope_theta", fields.get("rope_theta", 10000.0))
 
 
 def _check_head_size(fields: Fields, ours: Fields) -> None:
     size, heads, width = fields.get("head_dim"), ours["num_heads"], ours["d_model"]
-    if size is not None and not (isinstance(size, int) and isinstance(heads, int) and size * heads == width):
+    if size and not (isinstance(size, int) and isinstance(heads, int) and size * heads == width):
         raise _refusal("head_dim", size, "hidden_size / num_attention_heads")
 
 
 def _refusal(name: str, value: object, allowed: object) -> UserError:
     return UserError(
-        f"config.json says {name}={value!r}, which our model cannot honour; it has to be {allowed!r} or left out"
+        f"config.json says {name}={shown(value)}, which our model cannot honour; it has to be {allowed!r} or left out"
     )
 
 
 def _made(ours: Fields) -> GPTConfig:
     for name in ("tie_embeddings", "scale_attention_by_layer"):
         if not isinstance(ours.get(name, False), bool):
-            raise UserError(f"config.json gives {ours[name]!r} for {name}, which has to be true or false")
+            raise UserError(f"config.json gives {shown(ours[name])} for {name}, which has to be true or false")
     for name in ("layer_norm_epsilon", "rope_theta"):
         if name in ours:
             ours[name] = _number(name, ours[name])
@@ -191,11 +210,13 @@ def checked_config(fields: Fields) -> GPTConfig:
     """The config of fields from a file. Raises UserError on a size that no model has, before anything is made."""
     for name, value in fields.items():
         if isinstance(value, int) and value > LARGEST:
-            raise UserError(f"{name}={value} in the file is larger than {LARGEST}, which no GPT is: get it again")
+            raise UserError(
+                f"{name}={shown(value)} in the file is larger than {LARGEST}, no size of a GPT: get it again"
+            )
     return GPTConfig.from_dict(fields)
 
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise UserError(f"config.json gives {value!r} for {name}, which has to be a number above 0")
+        raise UserError(f"config.json gives {shown(value)} for {name}, which has to be a number above 0")
     return float(value)

@@ -6,17 +6,22 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from converters.gpt2_tokenizer import FILES as TOKENIZER
+from converters.companions import TOKENIZER_FILES
+from converters.files import shown
 from jaxgpt.errors import UserError
 
-CONFIGS = ("config.json", "generation_config.json", *TOKENIZER)
+CONFIGS = ("config.json", "generation_config.json", "adapter_config.json", *TOKENIZER_FILES)
 PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
-SAFETENSORS = ("model*.safetensors", "model.safetensors.index.json")
+SAFETENSORS = ("model*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+FLAX = ("flax_model.msgpack",)
 
 
 def is_local(source: str | Path) -> bool:
     """Whether the source is a path on this machine."""
-    return Path(source).expanduser().exists()
+    try:
+        return Path(source).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # a name too long, with a zero byte, of no user
+        return False
 
 
 def local_path(source: str | Path) -> Path:
@@ -27,10 +32,12 @@ def local_path(source: str | Path) -> Path:
     if is_local(source):
         return Path(source).expanduser()
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source), re.ASCII):
-        raise UserError(f"{source} does not exist; give a folder, a weights file, or a hub id such as owner/model")
-    folder = _snapshot(str(source), (*CONFIGS, *SAFETENSORS))
-    if not any(folder.glob("*.safetensors")):
-        folder = _snapshot(str(source), (*CONFIGS, *PICKLES))
+        name = shown(str(source))[1:-1]
+        raise UserError(f"{name} does not exist; give a folder, a weights file, or a hub id such as owner/model")
+    for weights, pattern in ((SAFETENSORS, "*.safetensors"), (PICKLES, "*.bin"), (FLAX, "*.msgpack")):
+        folder = _snapshot(str(source), (*CONFIGS, *weights))
+        if any(folder.glob(pattern)):
+            break
     return folder
 
 

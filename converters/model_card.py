@@ -37,6 +37,7 @@ USES = {
     "gpt_bigcode": ("transformers", "python", TRANSFORMERS),
     "starcoder2": ("transformers", "python", TRANSFORMERS),
     "nanogpt": ("nanogpt", "sh", "python train.py --init_from=resume --out_dir=FOLDER"),
+    "jaxgpt": ("jaxgpt", "python", "import jaxgpt\n\nmodel = jaxgpt.load(FOLDER)"),
     "llm.c": ("llm.c", "sh", "./train_gpt2cu -e FOLDER/model.bin"),
 }
 """Which library opens an architecture, and how, in which language."""

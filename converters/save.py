@@ -1,26 +1,30 @@
 """A GPT as a folder that another library opens."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
 from converters.architectures import ARCHITECTURES, Architecture, Row, sizes
 from converters.atomic_dir import atomic_dir
+from converters.companions import copy_tokenizer, generation_settings, special_tokens
 from converters.export import export_weights, select_architecture
-from converters.formats import llmc, nanogpt
-from converters.formats.safetensors_files import DTYPES, INDEX, SINGLE
-from converters.gpt2_tokenizer import END_OF_TEXT_ID, copy_tokenizer, write_gpt2_tokenizer
+from converters.formats import llmc, nanogpt, own
+from converters.formats.safetensors_files import INDEX, SINGLE
+from converters.formats.tensors import DTYPES
+from converters.gpt2_tokenizer import write_gpt2_tokenizer
 from converters.hf_config import config_to_hf
 from converters.model_card import model_card
 from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.parameters import named_parameters
+from jaxgpt.model.parameters import named_parameters, num_parameters
 
 SHARD_BYTES = 5_000_000_000
 GPT2_VOCABULARY = 50257
@@ -33,19 +37,24 @@ def save_pretrained(
     dtype: Any | None = None,
     *,
     tokenizer: str | Path | None = None,
+    carry_from: str | Path | None = None,
     shard_bytes: int = SHARD_BYTES,
     allow_nonfinite: bool = False,
     origin: str = "a model in memory",
     check: Callable[[Path], None] | None = None,
 ) -> str:
-    """Write the model into a new folder; returns the architecture it was exported as.
+    """Write the model into a new folder; returns the architecture it was exported as. The folder appears whole or not
+    at all.
 
     architecture: gpt2, gpt_bigcode or starcoder2, which AutoModelForCausalLM and AutoTokenizer open; nanogpt, a
-    ckpt.pt; llm.c, a model.bin; or auto, the first of transformers' that can hold the model.
-    dtype is what the weights are stored in: float32 (also for None), bfloat16 or float16. The tokenizer's files are
-    copied from the folder `tokenizer`; without one they are GPT-2's where the vocabulary has its size. `origin` is what
-    the model card says the weights come from. `check` is called with the finished files, and may raise. The folder
-    appears whole or not at all.
+    ckpt.pt; llm.c, a model.bin; jaxgpt, our own layout, which holds any model; or auto, the first of transformers' that
+    can hold it.
+    dtype: what the weights are stored in, float32 (also for None), bfloat16 or float16.
+    tokenizer: a folder whose tokenizer files are copied. carry_from: a Hugging Face folder whose tokenizer files,
+    special token ids and generation settings are carried over. Without either the tokenizer is GPT-2's where the
+    vocabulary has its size.
+    origin: what the model card says the weights come from. check: called with the finished files; what it raises keeps
+    the folder from appearing.
 
     Raises UserError where the architecture cannot hold the model, the folder is not empty, or a weight is not a finite
     number in this dtype (unless allow_nonfinite).
@@ -61,23 +70,30 @@ def save_pretrained(
         elif kind == "llm.c":
             llmc.write_llmc(model, draft / llmc.FILE, stored)
         else:
-            write_config(model.config, kind, draft, stored)
+            carried = None if carry_from is None else Path(carry_from)
+            write_tokenizer(model.config, kind, draft, tokenizer, carried)
+            write_config(model.config, kind, draft, stored, carried)
             write_weights(model, ARCHITECTURES[kind], draft, stored, shard_bytes)
-            write_tokenizer(model.config, draft, tokenizer)
         (draft / "README.md").write_text(model_card(model, kind, stored.name, origin), encoding="utf-8")
         if check is not None:
             check(draft)
     return kind
 
 
-def write_config(config: GPTConfig, kind: str, folder: Path, dtype: np.dtype) -> None:
-    """The files config.json and generation_config.json."""
-    end_of_text = END_OF_TEXT_ID if config.vocab_size > END_OF_TEXT_ID else None
-    write_json(folder / "config.json", config_to_hf(config, kind, dtype.name, end_of_text))
-    write_json(folder / "generation_config.json", {"bos_token_id": end_of_text, "eos_token_id": end_of_text})
+def write_config(config: GPTConfig, kind: str, folder: Path, dtype: np.dtype, carried: Path | None) -> None:
+    """The files config.json and generation_config.json; special token ids from `carried`, or from the tokenizer."""
+    if kind == "jaxgpt":
+        return write_json(folder / "config.json", own.write_config(config, dtype.name))
+    special = special_tokens(folder) if carried is None else special_tokens(carried)
+    write_json(folder / "config.json", config_to_hf(config, kind, dtype.name, special))
+    settings = {} if carried is None else generation_settings(carried)
+    ids = {name: special.get(name) for name in ("bos_token_id", "eos_token_id")} | special
+    return write_json(folder / "generation_config.json", ids | settings)
 
 
+SINGLE_FILES = {"nanogpt": nanogpt.FILE, "llm.c": llmc.FILE}
 STORED = {"nanogpt": ("float32",), "llm.c": ("float32", "bfloat16")}
+ALIASES = {"f32": "float32", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "f16": "float16"}
 
 
 def storage_dtype(dtype: Any | None, kind: str) -> np.dtype:
@@ -85,6 +101,7 @@ def storage_dtype(dtype: Any | None, kind: str) -> np.dtype:
     names = {stored.name: stored for stored in DTYPES.values()}
     allowed = STORED.get(kind, tuple(names))
     name = "float32" if dtype is None else dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    name = ALIASES.get(name, name)
     if name not in allowed:
         raise UserError(f"dtype={dtype!r} cannot be stored as {kind}; use {' or '.join(allowed)}")
     return names[name]
@@ -97,7 +114,7 @@ def write_weights(model: GPT, architecture: Architecture, folder: Path, dtype: n
     shards = list(split_into_shards(rows, model.config, dtype, shard_bytes))
     where: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
-        file = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        file = shard_name(number, len(shards))
         tensors = {
             architecture.full_name(row.theirs): np.ascontiguousarray(row.tensor(parameters, letters).astype(dtype))
             for row in shard
@@ -132,13 +149,50 @@ def size_of(row: Row, config: GPTConfig, dtype: np.dtype) -> int:
     return int(np.prod(row.layout.shape(sizes(config)))) * dtype.itemsize
 
 
-def write_tokenizer(config: GPTConfig, folder: Path, source: str | Path | None) -> None:
+def write_tokenizer(
+    config: GPTConfig, kind: str, folder: Path, source: str | Path | None, carried: Path | None
+) -> None:
     """The files of the tokenizer, where it is known. Raises UserError where `source` has none."""
     if source is not None:
         if not copy_tokenizer(Path(source), folder):
             raise UserError(f"{source} has no tokenizer files, such as tokenizer.json")
-    elif config.vocab_size == GPT2_VOCABULARY:
+    elif carried is not None and copy_tokenizer(carried, folder):
+        return
+    elif config.vocab_size == GPT2_VOCABULARY and kind != "jaxgpt":  # ours says on loading that it has no tokenizer
         write_gpt2_tokenizer(folder, config.context_length)
+
+
+def planned_files(model: GPT, kind: str, dtype: Any | None, shard_bytes: int) -> dict[str, int]:
+    """The weights files that `save_pretrained` would write, and their bytes without headers.
+
+    Raises UserError where it would on the dtype.
+    """
+    stored = storage_dtype(dtype, kind)
+    model = jax.eval_shape(lambda model: export_weights(model, kind), model)
+    if kind in SINGLE_FILES:
+        return {SINGLE_FILES[kind]: num_parameters(model) * stored.itemsize}
+    rows = list(ARCHITECTURES[kind].rows(model.config, named_parameters(model)))
+    shards = list(split_into_shards(rows, model.config, stored, shard_bytes))
+    return {
+        shard_name(number, len(shards)): sum(size_of(row, model.config, stored) for row in shard)
+        for number, shard in enumerate(shards, 1)
+    }
+
+
+def shard_name(number: int, count: int) -> str:
+    """The name of a weights file, as transformers spells it."""
+    return SINGLE if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
+
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_bytes(text: str) -> int:
+    """The bytes that a text such as 500MB, 2GB or 1.5 GiB says. Raises UserError on any other."""
+    found = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*([KMG]?I?B)\s*", text.upper())
+    if not found or found[2] not in UNITS or float(found[1]) == 0:
+        raise UserError(f"{text!r} is not a size of files; write a number and a unit, such as 500MB or 2GB")
+    return int(float(found[1]) * UNITS[found[2]])
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

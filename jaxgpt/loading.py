@@ -2,31 +2,131 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from jax.sharding import Mesh
 
 from jaxgpt.config import Backend, GPTConfig
-from jaxgpt.data import GPT2Tokenizer, Tokenizer
+from jaxgpt.data import CharTokenizer, GPT2Tokenizer, Tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
+from jaxgpt.parallel.sharding import shard
 from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.run import is_run, read_run, resume_command
 
+Step = Literal["latest", "best"] | int
+"""A checkpoint of a run."""
 
-def load(source: str | Path, **config_changes: Any) -> GPT:
-    """The model at a source: a run folder (its newest checkpoint), an HF folder, a weights file, or a hub id.
 
-    Raises UserError where there is none, or a change of config needs weights that the source does not have.
+def load(
+    source: str | Path, *, step: Step = "latest", mesh: Mesh | None = None, dtype: str | None = None, **changes: Any
+) -> GPT:
+    """The model at a source: a run folder, what `save` wrote, a Hugging Face folder or hub id, a weights file.
+
+    step: which checkpoint of a run: the latest, the best (lowest validation loss), or the one of a step.
+    mesh: of axes (data, fsdp), over which each parameter is sharded; None: one device. dtype: what the model computes
+    in, float32 or bfloat16; parameters are float32. changes: fields of GPTConfig, to which the weights are made to fit:
+    window=256, num_kv_heads=4 (with kv_init="mean", "first" or "svd"), position="rotary".
+
+    Raises UserError where there is no model, or a change needs weights that the source does not have.
+
+    Example:
+        >>> import tempfile
+        >>> from flax import nnx
+        >>> from jaxgpt.config import GPTConfig
+        >>> folder = tempfile.mkdtemp() + "/model"
+        >>> save(GPT(GPTConfig.preset("tiny"), rngs=nnx.Rngs(0)), folder)
+        >>> load(folder, window=8).config.window
+        8
     """
+    changes |= {} if dtype is None else {"dtype": dtype}
     if not is_run(Path(source)):
+        if step != "latest":
+            raise UserError(f"step={step!r} names a checkpoint of a run, and {source} is no run: leave it out")
+        _check_is_no_run_part(Path(source))
         from converters import load_pretrained
 
-        return load_pretrained(str(source), **config_changes)
+        return load_pretrained(str(source), mesh, **changes)
+    from converters.load import adapt
+
     run = read_run(Path(source))
     with Checkpoints(run.checkpoints) as checkpoints:
         if checkpoints.latest is None:
             raise UserError(f"{source} has no checkpoint yet; train it first: {resume_command(run.folder)}")
-        model = checkpoints.restore_model(run.config.model, checkpoints.latest)
-    return adapt_weights(model, GPTConfig.from_dict(model.config.to_dict() | config_changes))
+        model = checkpoints.restore_model(run.config.model, _step(checkpoints, step))
+    options = {name: changes.pop(name) for name in ("kv_init",) if name in changes}
+    changes.pop("allow_nonfinite", None)  # a run's weights are taken as they are
+    return adapt(model if mesh is None else shard(model, mesh), mesh, changes=changes, **options)
+
+
+def save(model: GPT, folder: str | Path, tokenizer: Tokenizer | None = None) -> None:
+    """Write any model, whatever its variant, into a new folder that `load` opens to the last bit.
+
+    The folder holds config.json with the GPTConfig, safetensors under the names that parameters have in the model, the
+    tokenizer's files and a model card. It appears whole or not at all. For a folder that transformers opens see
+    `converters.save_pretrained` and `jaxgpt convert`.
+
+    Raises UserError where the folder is not empty, a weight is NaN or infinite, or the tokenizer has more tokens than
+    the model.
+
+    Example:
+        >>> import tempfile
+        >>> from flax import nnx
+        >>> from jaxgpt.config import GPTConfig
+        >>> folder = tempfile.mkdtemp() + "/model"
+        >>> save(GPT(GPTConfig.preset("tiny", window=(8, None)), rngs=nnx.Rngs(0)), folder)
+        >>> load(folder).config.window
+        (8, None)
+    """
+    from converters import save_pretrained
+
+    with TemporaryDirectory(prefix="jaxgpt-") as draft:
+        if tokenizer is not None:
+            check_vocabulary(tokenizer, model.config, "the model")
+            write_tokenizer_files(tokenizer, Path(draft), model.config.context_length)
+        save_pretrained(model, folder, "jaxgpt", tokenizer=None if tokenizer is None else draft)
+
+
+def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
+    """The files of any tokenizer, which AutoTokenizer opens and `load_tokenizer` reads."""
+    if isinstance(tokenizer, GPT2Tokenizer):
+        from converters.gpt2_tokenizer import write_gpt2_tokenizer
+
+        return write_gpt2_tokenizer(folder, context_length)
+    from jaxgpt.data.hf_tokenizer import HFTokenizer, write_tokenizer
+
+    if not isinstance(tokenizer, HFTokenizer | CharTokenizer):
+        raise UserError(f"a tokenizer of class {type(tokenizer).__name__} has no files: save without it")
+    return write_tokenizer(tokenizer, folder, context_length)
+
+
+def write_source_tokenizer(source: str | Path, folder: Path, context_length: int) -> bool:
+    """Write the files of a source's tokenizer; whether it has one. The reason why not is said on stderr."""
+    try:
+        tokenizer = load_tokenizer(source)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return False
+    write_tokenizer_files(tokenizer, folder, context_length)
+    return True
+
+
+def _step(checkpoints: Checkpoints, step: Step) -> int:
+    """The number of a checkpoint."""
+    return checkpoints.latest if step == "latest" else step  # type: ignore[return-value]
+
+
+def _check_is_no_run_part(path: Path) -> None:
+    """Raise UserError where a path is a folder above runs, or within one."""
+    if not path.is_dir() or (path / "config.json").exists():
+        return
+    if runs := [child for child in path.iterdir() if is_run(child)]:
+        newest = max(runs, key=lambda run: (run / "config.json").stat().st_mtime)
+        raise UserError(f"{path} is a folder of {len(runs)} runs, not a model: name one of them, such as {newest}")
+    for parent in list(path.absolute().parents)[:3]:
+        if is_run(parent) and not any(path.glob("*.pt")) and not any(path.glob("*.bin")):
+            raise UserError(f"{path} lies within a run: name the run {parent}, and a checkpoint of it by --step")
 
 
 def adapt_weights(model: GPT, config: GPTConfig) -> GPT:

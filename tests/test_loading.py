@@ -11,10 +11,13 @@ from jaxgpt.data import CharTokenizer, GPT2Tokenizer, eval_batches
 from jaxgpt.data.hf_tokenizer import character_json
 from jaxgpt.errors import UserError
 from jaxgpt.evaluation.scoring import rolling_loglikelihood
-from jaxgpt.loading import check_vocabulary
+from jaxgpt.loading import check_vocabulary, save
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import named_parameters
+from jaxgpt.parallel.mesh import make_mesh
+from jaxgpt.parallel.sharding import shard
 from jaxgpt.training.run import read_run
+from tests.runs import jaxgpt as jaxgpt_command
 from tests.runs import lines, quick_compilation, state
 
 
@@ -129,3 +132,80 @@ def test_nanogpts_characters_are_found_where_its_own_sampler_looks(tmp_path):
     (tmp_path / "data" / "poems" / "meta.pkl").unlink()
     with pytest.raises(UserError, match="vocabulary of 3 is not GPT-2's"):
         jaxgpt.load_tokenizer(tmp_path / "out" / "ckpt.pt")
+
+
+VARIANTS = {
+    "mixed windows": {"window": (8, None)},
+    "no positions": {"position": "none", "num_kv_heads": 2},
+    "untied, without biases": {"tie_embeddings": False, "bias": False, "activation": "relu"},
+    "rotary, scaled by layer": {"position": "rotary", "scale_attention_by_layer": True, "rope_theta": 77.0},
+    "of training": {"dropout": 0.1, "scan_layers": True, "dtype": "bfloat16", "attention": "xla"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_any_model_is_saved_and_loaded_to_the_last_bit(tmp_path, variant):
+    model = GPT(GPTConfig.preset("tiny", **VARIANTS[variant]), rngs=nnx.Rngs(3))
+    save(model, tmp_path / "model")
+    back = jaxgpt.load(tmp_path / "model")
+    assert back.config == model.config
+    one, other = named_parameters(model), named_parameters(back)
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_a_saved_model_has_its_tokenizer(tmp_path):
+    tokenizer = CharTokenizer("abc \n")
+    model = GPT(GPTConfig.preset("tiny", vocab_size=5), rngs=nnx.Rngs(0))
+    save(model, tmp_path / "model", tokenizer)
+    found = jaxgpt.load_tokenizer(tmp_path / "model")
+    assert found.decode(found.encode("a cab\n")) == "a cab\n"
+    np.testing.assert_array_equal(found.encode("a cab\n"), tokenizer.encode("a cab\n"))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused_and_nothing_is_written(tmp_path):
+    model = GPT(GPTConfig.preset("tiny", vocab_size=3), rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match="has 5 tokens"):
+        save(model, tmp_path / "model", CharTokenizer("abc \n"))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_saved_model_is_sharded_over_a_mesh_as_training_shards_it(tmp_path):
+    model = GPT(GPTConfig.preset("tiny"), rngs=nnx.Rngs(0))
+    save(model, tmp_path / "model")
+    mesh = make_mesh(fsdp=8)
+    loaded, sharded = jaxgpt.load(tmp_path / "model", mesh=mesh, num_kv_heads=2), shard(model, mesh)
+    for name, leaf in named_parameters(loaded).items():
+        assert leaf.sharding == named_parameters(sharded)[name].sharding, name
+
+
+def test_the_mesh_and_dtype_of_a_run(trained):
+    model = jaxgpt.load(trained, mesh=make_mesh(data=4, fsdp=2), dtype="bfloat16")
+    assert model.config.dtype == "bfloat16"
+    assert len(model.embed[...].sharding.device_set) == 8
+
+
+def test_a_folder_above_or_within_a_run_names_the_run(trained):
+    with pytest.raises(UserError, match=f"a folder of 1 runs, not a model: name one of them, such as {trained}"):
+        jaxgpt.load(trained.parent)
+    newest = max(int(path.name) for path in (trained / "checkpoints").iterdir() if path.name.isdigit())
+    for inside in (trained / "checkpoints", trained / "checkpoints" / str(newest), trained / "samples"):
+        with pytest.raises(UserError, match=f"lies within a run: name the run {trained}, .* by --step"):
+            jaxgpt.load(inside)
+
+
+def test_a_step_is_of_a_run(tmp_path):
+    save(GPT(GPTConfig.preset("tiny"), rngs=nnx.Rngs(0)), tmp_path / "model")
+    with pytest.raises(UserError, match="step=4 names a checkpoint of a run, and .* is no run"):
+        jaxgpt.load(tmp_path / "model", step=4)
+
+
+def test_a_trained_run_is_exported_with_its_characters(trained, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    outcome = jaxgpt_command("convert", str(trained), str(tmp_path / "out"))
+    assert outcome.code == 0, outcome
+    tokenizer = jaxgpt.load_tokenizer(trained)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs("abc")["input_ids"] == tokenizer.encode("abc").tolist()
+    assert theirs.decode(theirs("abc")["input_ids"]) == "abc"

@@ -3,6 +3,7 @@
 Version 3 holds float32, version 5 bfloat16; both pad the vocabulary to a multiple of 128, as we do.
 """
 
+import dataclasses
 from itertools import accumulate
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import ml_dtypes
 import numpy as np
 
 from converters.architectures import NANOGPT, sizes
-from converters.formats.safetensors_files import Tensor, Tensors
+from converters.files import regular_file
+from converters.formats.tensors import Tensor, Tensors
 from converters.hf_config import checked_config
 from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
@@ -52,7 +54,7 @@ def is_llmc(path: Path) -> bool:
 
 def read_llmc(path: Path) -> tuple[GPTConfig, Tensors]:
     """The config and tensors. Raises UserError on another version, and where header and size do not agree."""
-    header = np.fromfile(path, "<i4", HEADER)
+    header = np.fromfile(regular_file(path), "<i4", HEADER)
     if len(header) < HEADER or header[0] != MAGIC or int(header[1]) not in DTYPES:
         version = int(header[1]) if len(header) > 1 else "none"
         raise UserError(f"{path} is no model file of llm.c with version 3 or 5 (its version is {version})")
@@ -93,9 +95,17 @@ def shape_of(name: str, config: GPTConfig) -> tuple[int, ...]:
     return layouts[name].shape(sizes(config))
 
 
+def _shapes(config: GPTConfig) -> list[tuple[int, ...]]:
+    """The shapes of all tensors in the order of the file."""
+    first = dataclasses.replace(config, num_layers=1)
+    of_kind = {kind: shape_of(kind.replace("*", "0"), first) for kind in ORDER}
+    return [of_kind[kind] for kind in ORDER for _ in range(config.num_layers if "*" in kind else 1)]
+
+
 def _tensors(path: Path, config: GPTConfig, dtype: np.dtype) -> Tensors:
-    listed = names(config)
-    shapes = [shape_of(name, config) for name in listed]
+    if config.num_layers * config.d_model > path.stat().st_size:
+        raise UserError(f"{path} has {path.stat().st_size} bytes, too few for {config.num_layers} layers: get it again")
+    listed, shapes = names(config), _shapes(config)
     ends = list(accumulate((int(np.prod(shape)) * dtype.itemsize for shape in shapes), initial=4 * HEADER))
     if path.stat().st_size != ends[-1]:
         raise UserError(f"{path} has {path.stat().st_size} bytes where its header asks for {ends[-1]}: get it again")

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from converters.architectures import NANOGPT, sizes
-from converters.formats.safetensors_files import Tensor, Tensors
+from converters.files import shown
+from converters.formats.tensors import Tensor, Tensors, unwrap
 from converters.formats.torch_files import tensors_of, unpickled
 from converters.hf_config import checked_config
 from jaxgpt.config import GPTConfig
@@ -16,8 +17,6 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import named_parameters
 
 FILE = "ckpt.pt"
-COMPILED = "_orig_mod."
-"""What torch.compile puts before every name."""
 PADDED, REAL = 50304, 50257
 """nanoGPT pads GPT-2's vocabulary to this many rows; the rest are tokens that no text has."""
 
@@ -43,7 +42,7 @@ def read_nanogpt(path: Path) -> tuple[GPTConfig, Tensors]:
     if not isinstance(args, dict) or "model" not in checkpoint:
         raise UserError(f"{path} has no model and model_args: it is no checkpoint of nanoGPT")
     config = _config(args, path)
-    tensors = {name.removeprefix(COMPILED): tensor for name, tensor in tensors_of(checkpoint["model"], path).items()}
+    tensors, _ = unwrap(tensors_of(checkpoint["model"], path))  # nanoGPT's own checkpoints of a compiled model are so
     if args["vocab_size"] == PADDED:
         config = dataclasses.replace(config, vocab_size=REAL)
         tensors |= {
@@ -75,11 +74,14 @@ def write_nanogpt(model: GPT, path: Path) -> None:
 def _config(args: dict[str, Any], path: Path) -> GPTConfig:
     names = {theirs for theirs, _ in FIELDS}
     if names - {"dropout"} - args.keys() or args.keys() - names:
-        wrong = sorted((names - {"dropout"}).symmetric_difference(args.keys() - {"dropout"}))
-        raise UserError(f"{path}: model_args lacks, or has beyond nanoGPT's, {', '.join(map(str, wrong))}")
+        wrong = sorted(map(str, (names - {"dropout"}).symmetric_difference(args.keys() - {"dropout"})))
+        raise UserError(f"{path}: model_args lacks, or has beyond nanoGPT's, {shown(', '.join(wrong))[1:-1]}")
     fields = {ours: args[theirs] for theirs, ours in FIELDS if theirs != "dropout"}
     if not isinstance(fields["bias"], bool):
-        raise UserError(f"{path}: bias={fields['bias']!r} in model_args has to be True or False")
+        raise UserError(f"{path}: bias={shown(fields['bias'])} in model_args has to be True or False")
+    for theirs, ours in FIELDS:
+        if theirs not in ("bias", "dropout") and type(fields[ours]) is not int:
+            raise UserError(f"{path}: {theirs}={shown(fields[ours])} in model_args has to be a whole number")
     return checked_config(fields | {"activation": "gelu"})
 
 

@@ -5,6 +5,7 @@ import json
 import math
 
 from rich.table import Table
+from rich.text import Text
 
 AT_MOST = {
     "float32": {
@@ -91,9 +92,11 @@ class Certificate:
 
     def to_table(self) -> Table:
         """A table for a terminal."""
-        table = Table("", "measured", "bound", "", title=f"{self.source} here, and {self.against} in transformers")
+        table = Table(
+            "", "measured", "bound", "", title=Text(f"{self.source} here, and {self.against} in transformers")
+        )
         for name, value in self.facts.items():
-            table.add_row(name, value)
+            table.add_row(name, Text(value))
         table.add_section()
         for measure in self.measures:
             table.add_row(measure.name, f"{measure.value:.3g}", measure.bound, _word(measure.holds))

@@ -1,13 +1,15 @@
 """The same model in transformers, computed in float64: what ours is compared with."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 
-from converters.gpt2_tokenizer import FILES
+from converters.companions import tokenizer_files
 from jaxgpt.errors import UserError
 
 Tokens = Int[np.ndarray, "B T"]
@@ -25,14 +27,20 @@ class Oracle:
 
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        config = transformers.AutoConfig.from_pretrained(folder)
+        config = _opened(folder, transformers.AutoConfig.from_pretrained)
         if getattr(config, "reorder_and_upcast_attn", False):
             config.reorder_and_upcast_attn = False  # the same function; its float32 would be in the way of float64
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=torch.float64, attn_implementation="eager"
-        ).eval()
+        options = {"config": config, "dtype": torch.float64, "attn_implementation": "eager"}
+        self.model = _opened(folder, transformers.AutoModelForCausalLM.from_pretrained, **options).eval()
         self.folder = folder
         self.versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
+
+    @property
+    def query_scale(self) -> float:
+        """What our queries are multiplied with, where theirs are not divided by the root of the head size."""
+        config = self.model.config
+        unscaled = getattr(config, "scale_attn_weights", True) is False
+        return float(config.hidden_size // config.num_attention_heads) ** 0.5 if unscaled else 1.0
 
     def outputs(self, tokens: Tokens) -> tuple[Float[np.ndarray, "B T V"], list[Float[np.ndarray, "B T D"]]]:
         """The logits, and what enters each layer; last, what the head reads."""
@@ -64,8 +72,17 @@ class Oracle:
 
     def encode(self, text: str) -> Tokens | None:
         """The text as one row of tokens, where the folder has a tokenizer."""
-        if not any((self.folder / name).exists() for name in FILES):
+        if not tokenizer_files(self.folder):
             return None
         import transformers
 
         return np.array([transformers.AutoTokenizer.from_pretrained(self.folder)(text)["input_ids"]])
+
+
+def _opened(folder: Path, load: Callable[..., Any], **options: Any) -> Any:
+    """What transformers loads from a folder. Raises UserError where it does not open it."""
+    try:
+        return load(folder, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"transformers does not open {folder}: {lines[0]}") from error

@@ -1,6 +1,7 @@
 """A parity certificate: one model here and in transformers, compared in logits, layers, gradients and generation."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -11,10 +12,13 @@ from jaxtyping import Float, Int
 
 from converters.adapt import adapt_weights
 from converters.architectures import ARCHITECTURES, Architecture, sizes
+from converters.atomic_dir import locked_dir
 from converters.export import export_weights
-from converters.formats.safetensors_files import read_json
+from converters.files import read_json
+from converters.formats import safetensors_files, torch_files
 from converters.hub import local_path
 from converters.load import load_pretrained
+from converters.save import save_pretrained
 from converters.verification.certificate import AT_MOST, Certificate, bounded
 from converters.verification.greedy import greedy_full_forward, greedy_with_cache
 from converters.verification.oracle import Oracle
@@ -25,6 +29,8 @@ from jaxgpt.model.parameters import named_parameters, num_parameters
 
 Tokens = Int[np.ndarray, "B T"]
 
+OPENED = (safetensors_files.SINGLE, safetensors_files.INDEX, torch_files.SINGLE, torch_files.INDEX)
+"""The files of weights that transformers reads."""
 LENGTH = 64
 """Tokens of a compared text, and of a greedy continuation, where the context has room for them."""
 TEXT = (
@@ -34,46 +40,59 @@ TEXT = (
 
 
 def verify(
-    source: str | Path, against: str | Path | None = None, *, model: GPT | None = None, dtype: str | None = None
+    source: str | Path,
+    against: str | Path | None = None,
+    *,
+    model: GPT | None = None,
+    dtype: str | None = None,
+    load: Callable[..., GPT] = load_pretrained,
 ) -> Certificate:
-    """Compare the model at `source` with what transformers makes of the folder `against` (default: the same one).
+    """Compare the model at `source` with what transformers makes of `against` (default: the same source).
 
     Every number is against float64; products here have the highest precision. `model` is what `source` holds, where
-    it is loaded already. A source that transformers does not open, such as a weights file or a run, is written to a
-    temporary folder for it, which verifies the writing as well.
+    it is loaded already; `load` reads a source. One that transformers does not open, such as a weights file or a run,
+    is loaded and written to a temporary folder for it, which verifies the writing as well.
 
     Raises UserError where either cannot be loaded, or they are not of one size.
     """
-    model = model or load_pretrained(source, dtype=dtype)
-    with tempfile.TemporaryDirectory() as draft:
-        folder = _folder_for_transformers(source, against, model, Path(draft))
+    model = model or load(source, **({} if dtype is None else {"dtype": dtype}))
+    with locked_dir(Path(tempfile.gettempdir()), "jaxgpt-verify-", "") as draft:
+        folder = _for_transformers(source if against is None else against)
+        written = folder is None
+        if folder is None:
+            folder = draft / "model"
+            save_pretrained(model if against is None else load(against), folder, allow_nonfinite=True)
         oracle = Oracle(folder)
         architecture = ARCHITECTURES[read_json(folder / "config.json")["model_type"]]
-        _check_sizes(model, oracle)
+        _check_sizes(model, oracle, architecture)
         with jax.default_matmul_precision("highest"):
             values, first_mismatch, facts = _measured(model, oracle, architecture)
     facts["versions"] = f"jax {jax.__version__} on {jax.default_backend()}, {oracle.versions}"
-    written = "" if against is not None or folder == Path(source) else ", as written for it"
-    return Certificate(
-        str(source), str(against or source) + written, facts, bounded(values, model.config.dtype), first_mismatch
-    )
+    name = str(source if against is None else against) + (", as written for it" if written else "")
+    return Certificate(str(source), name, facts, bounded(values, model.config.dtype), first_mismatch)
 
 
-def _folder_for_transformers(source: str | Path, against: str | Path | None, model: GPT, draft: Path) -> Path:
-    path = local_path(against if against is not None else source)
-    if (path / "config.json").exists() and "model_type" in read_json(path / "config.json"):
-        return path
-    from converters.save import save_pretrained  # which verifies in turn
+def _for_transformers(source: str | Path) -> Path | None:
+    """The folder of a source, where transformers opens it; None where we have to write one for it."""
+    path = local_path(source)
+    if not (path / "config.json").exists() or not any((path / name).exists() for name in OPENED):
+        return None
+    kind = read_json(path / "config.json").get("model_type")
+    return path if isinstance(kind, str) and kind in ARCHITECTURES else None
 
-    save_pretrained(model, draft / "model")
-    return draft / "model"
 
-
-def _check_sizes(model: GPT, oracle: Oracle) -> None:
+def _check_sizes(model: GPT, oracle: Oracle, architecture: Architecture) -> None:
+    """Raise UserError where the two models cannot be compared."""
     theirs = oracle.model.config
-    for ours, name in ((model.config.vocab_size, "vocab_size"), (model.config.num_layers, "num_hidden_layers")):
-        if ours != getattr(theirs, name):
-            raise UserError(f"{name} is {ours} here and {getattr(theirs, name)} there: these are two models")
+    for ours, name in (("vocab_size", "vocab_size"), ("num_layers", "num_hidden_layers"), ("d_model", "hidden_size")):
+        here, there = getattr(model.config, ours), getattr(theirs, name)
+        if here != there:
+            raise UserError(f"{name} is {here} here and {there} there: these are two models")
+    exported = jax.eval_shape(lambda model: export_weights(model, architecture.name), model)
+    shapes = {architecture.short_name(name): tuple(value.shape) for name, value in oracle.model.named_parameters()}
+    for row in architecture.rows(exported.config, named_parameters(exported)):
+        if (here := row.layout.shape(sizes(exported.config))) != (there := shapes.get(row.theirs)):
+            raise UserError(f"{row.theirs} is {here} here and {there} there: these are two models")
 
 
 def _measured(model: GPT, oracle: Oracle, architecture: Architecture) -> tuple[dict[str, float], str, dict[str, str]]:
@@ -141,7 +160,8 @@ def _gradient_error(model: GPT, oracle: Oracle, architecture: Architecture, toke
     model = adapt_weights(
         export_weights(model, architecture.name), scan_layers=True
     )  # quicker to compile, the same numbers
-    ours = named_parameters(jax.jit(jax.grad(next_token_loss))(model, jnp.asarray(tokens)))
+    grads = named_parameters(jax.jit(jax.grad(next_token_loss))(model, jnp.asarray(tokens)))
+    ours = {name: grad * oracle.query_scale if ".attn.query." in name else grad for name, grad in grads.items()}
     theirs = {architecture.short_name(name): value for name, value in oracle.gradients(tokens).items()}
     rows = architecture.rows(model.config, ours)
     return max(_relative(row.tensor(ours, sizes(model.config)), theirs[row.theirs]) for row in rows)

@@ -15,10 +15,10 @@ def main(arguments: list[str]) -> int:
     """Write a model in the format of another library; returns the exit code."""
     chosen = tyro.cli(Annotated[Convert, tyro.conf.PositionalRequiredArgs], prog="jaxgpt convert", args=arguments)
     from converters.commands import convert
-    from jaxgpt.loading import load, load_tokenizer
+    from jaxgpt.loading import load, load_tokenizer, write_source_tokenizer
 
     def read_tokens(text: Path) -> "np.ndarray":
         return load_tokenizer(chosen.source).encode(text.read_text(encoding="utf-8"))
 
-    convert(chosen, load=load, read_tokens=read_tokens)
+    convert(chosen, load=load, read_tokens=read_tokens, write_tokenizer=write_source_tokenizer)
     return 0

@@ -239,7 +239,6 @@ def test_published_starcoder2_sizes_are_read(width, layers, heads, kv_heads, the
         ("rope_parameters", {"rope_type": "dynamic"}),
         ("head_dim", 7),
         ("use_bias", False),
-        ("norm_type", "rms_norm"),
     ],
 )
 def test_a_starcoder2_that_we_cannot_honour_is_refused_by_name(field, value):

@@ -44,7 +44,7 @@ def write_zeros(folder, config):
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
         file.truncate(8 + len(raw) + end)
-    (folder / "config.json").write_text(json.dumps(config_to_hf(config, "gpt2", "float32", None)))
+    (folder / "config.json").write_text(json.dumps(config_to_hf(config, "gpt2", "float32", {})))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from converters.verification.certify import certify
 from converters.verification.greedy import greedy_full_forward, greedy_with_cache
 from converters.verification.verify import verify as certificate_of
 from jaxgpt.config import GPTConfig
+from jaxgpt.errors import UserError
 from jaxgpt.model.parameters import named_parameters
 
 TINY = GPTConfig.preset("tiny")
@@ -129,3 +130,39 @@ def test_convert_that_fails_writes_nothing(make_model, tmp_path):
     with pytest.raises(ValueError, match="fewer than one context"):
         convert(Convert(str(tmp_path / "one"), tmp_path / "two", data=tmp_path), read_tokens=lambda _: np.zeros(9))
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_what_is_compared_against_is_loaded_whatever_it_is(needs_torch, make_model, tmp_path):
+    """A file, a folder of our own layout, a checkpoint of llm.c: none has a config.json that transformers opens."""
+    model = make_model(ONE_LAYER)
+    save_pretrained(model, tmp_path / "one")
+    model.blocks[0].mlp.up.kernel[...] = 1.01 * model.blocks[0].mlp.up.kernel[...]
+    for kind in ("jaxgpt", "llm.c"):
+        save_pretrained(model, tmp_path / kind, kind)
+        assert not certificate_of(tmp_path / "one", tmp_path / kind).holds, kind
+        certificate = certificate_of(tmp_path / kind, tmp_path / kind)
+        assert certificate.holds, certificate.to_json()
+
+
+@pytest.mark.parametrize("against", ["folder", "llama", "missing", "empty model", "text.txt"])
+def test_what_cannot_be_compared_against_is_refused(needs_torch, make_model, tmp_path, against):
+    save_pretrained(make_model(ONE_LAYER), tmp_path / "one")
+    (tmp_path / "text.txt").write_text("words")
+    configs = {"folder": None, "llama": '{"model_type": "llama"}', "empty model": '{"model_type": "gpt2"}'}
+    for name, config in configs.items():
+        (tmp_path / name).mkdir()
+        if config is not None:
+            (tmp_path / name / "config.json").write_text(config)
+    (tmp_path / "llama" / "model.safetensors").write_bytes((tmp_path / "one" / "model.safetensors").read_bytes())
+    with pytest.raises(UserError):
+        certificate_of(tmp_path / "one", tmp_path / against)
+
+
+def test_models_of_another_width_or_context_are_not_taken_for_each_other(needs_torch, make_model, tmp_path):
+    save_pretrained(make_model(ONE_LAYER), tmp_path / "one")
+    save_pretrained(make_model(dataclasses.replace(ONE_LAYER, d_model=64)), tmp_path / "wide")
+    save_pretrained(make_model(dataclasses.replace(ONE_LAYER, context_length=8)), tmp_path / "short")
+    with pytest.raises(UserError, match="hidden_size is 32 here and 64 there"):
+        certificate_of(tmp_path / "one", tmp_path / "wide")
+    with pytest.raises(UserError, match=r"wpe.weight is \(32, 32\) here and \(8, 32\) there"):
+        certificate_of(tmp_path / "one", tmp_path / "short")
