@@ -140,7 +140,7 @@ def _layer_by_layer(model: GPT, tokens: Int[Array, "B T"]) -> tuple[Array, list[
     x = model.embed_tokens(tokens, positions)
     outputs = [x]
     for block in model.blocks:
-        x = block(x, positions)
+        x, _ = block(x, positions)
         outputs.append(x)
     outputs[-1] = model.norm(x)
     return model.logits(outputs[-1]), outputs
