@@ -68,10 +68,11 @@ def evaluate_text(chosen: Arguments) -> int:
     if chosen.json:
         say(json.dumps(found._asdict()))
         return 0
+    bits = "not known" if found.bits_per_byte is None else f"{found.bits_per_byte:.4f}"
     error = "" if found.standard_error is None else f" ± {found.standard_error:.4f}"
     say(
         f"loss {found.loss:.4f}{error} nats per token  perplexity {found.perplexity:.2f}  "
-        f"bits per byte {found.bits_per_byte:.4f}  ({found.tokens:,} tokens)"
+        f"bits per byte {bits}  ({found.tokens:,} tokens)"
     )
     return 0
 

@@ -1,18 +1,21 @@
 """Corpora: the standard library's own text, Shakespeare, or text of the user's."""
 
 import hashlib
+import logging
 import os
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxgpt.data.preparation.inputs import Input, find
+from jaxgpt.data.preparation.reading import decoded
+from jaxgpt.errors import UserError
 from jaxgpt.runtime.user_cache import cache_folder
 
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-SUFFIXES = (".md", ".py", ".txt")
 
 # Not the library (others' packages), not prose (tables of code pages), or text about text that a reader would not miss.
 OUTSIDE_STDLIB = {
@@ -28,9 +31,12 @@ OUTSIDE_STDLIB = {
 }
 
 
+log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in a fixed order."""
+    """Documents in a fixed order, in memory."""
 
     name: str
     found: list[str]
@@ -49,49 +55,55 @@ class Corpus:
 def read(source: str) -> Corpus:
     """The corpus called `stdlib` or `shakespeare`, or else the text file or folder at this path.
 
-    ValueError where it is missing, empty or not text.
+    Raises:
+        UserError: It is missing, empty or not text.
     """
     if source == "stdlib":
         return _corpus(source, list(_stdlib()), tabs=True)
     if source == "shakespeare":
-        return _corpus(source, [_text(_shakespeare())])
+        return _corpus(source, [read_text(shakespeare())])
+    documents = ["".join(decoded(text, "strict")) for text in find_texts(source)]
+    corpus = _corpus(Path(source).expanduser().resolve().name, documents)
+    if not corpus.found:
+        raise UserError(f"data {source!r} is empty: give a text file, or a folder of them")
+    return corpus
+
+
+def find_texts(source: str) -> tuple[Input, ...]:
+    """The text file at a path, or those of a folder, sorted; what is left out is told.
+
+    Raises:
+        UserError: There is nothing to read.
+    """
     path = Path(source).expanduser()
     if not path.exists():
-        raise ValueError(
-            f"data {source!r} does not exist: it has to be stdlib, shakespeare, or the path of a text file or folder"
+        raise UserError(
+            f"data {source!r} does not exist: it has to be stdlib, shakespeare, the path of a text file or folder, or "
+            "data that `jaxgpt data prepare` has made"
         )
-    documents = [_text(file) for file in _files(path)] if path.is_dir() else [_text(path)]
-    if not any(document.strip() for document in documents):
-        holds = f"holds no text in {', '.join(SUFFIXES)} files" if path.is_dir() else "is empty"
-        raise ValueError(f"data {source!r} {holds}: give a text file, or a folder of them")
-    return _corpus(path.resolve().name, documents)
+    found = find([str(path)], text_only=True)
+    if line := found.describe_left_out():
+        log.warning("%s: %s", source, line.replace("text of another suffix is read by", "`jaxgpt data prepare` reads"))
+    return found.inputs
+
+
+def hash_documents(digests: Iterable[bytes]) -> str:
+    """The hash of a corpus from the SHA-256 of each document."""
+    total = hashlib.sha256()
+    for digest in digests:
+        total.update(digest)
+    return total.hexdigest()
 
 
 def _corpus(name: str, documents: list[str], *, tabs: bool = False) -> Corpus:
     documents = [document for document in documents if document.strip()]
-    digest = hashlib.sha256()
-    for document in documents:
-        digest.update(hashlib.sha256(document.encode()).digest())
-    return Corpus(name, documents, digest.hexdigest(), tabs)
+    digests = (hashlib.sha256(document.encode()).digest() for document in documents)
+    return Corpus(name, documents, hash_documents(digests), tabs)
 
 
-def _text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
-    try:
-        if b"\0" in content:
-            raise UnicodeError
-        return content.decode()
-    except UnicodeError:
-        raise ValueError(f"{path} is not text in UTF-8: convert it, or leave it out") from None
-
-
-def _files(folder: Path) -> list[Path]:
-    """The text files below a folder, hidden ones left out."""
-    found = (path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+def read_text(path: Path) -> str:
+    """A text file. Raises UserError where it is none."""
+    return "".join(decoded(Input(str(path), str(path), "text", 0), "strict"))
 
 
 def _stdlib() -> Iterator[str]:
@@ -99,14 +111,14 @@ def _stdlib() -> Iterator[str]:
     root = Path(sysconfig.get_path("stdlib"))
     modules = sorted(_modules(root))
     if len(modules) < 100:
-        raise ValueError(
+        raise UserError(
             f"data 'stdlib' needs the standard library's source, and {root} has {len(modules)} modules of it: "
             "use a Python that ships its source, or --data with a text file of yours"
         )
     for module in modules:
         try:
-            yield _text(module)
-        except ValueError:  # lib2to3 and others ship a few files in other encodings on purpose
+            yield read_text(module)
+        except UserError:  # lib2to3 and others ship a few files in other encodings on purpose
             continue
     from pydoc_data.topics import topics
 
@@ -128,13 +140,13 @@ def with_tabs(text: str) -> str:
     return re.sub(r"(?m)^(?: {4})+", lambda indent: "\t" * (len(indent[0]) // 4), text)
 
 
-def _shakespeare() -> Path:
+def shakespeare() -> Path:
     own = os.environ.get("JAXGPT_SHAKESPEARE")
     if own is None:
         return _download(SHAKESPEARE_URL, SHAKESPEARE_SHA256, "tinyshakespeare.txt")
     path = Path(own).expanduser()
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != SHAKESPEARE_SHA256:
-        raise ValueError(
+        raise UserError(
             f"JAXGPT_SHAKESPEARE={own!r} is not the published text (SHA-256 {SHAKESPEARE_SHA256}): "
             f"get it from {SHAKESPEARE_URL}"
         )
@@ -147,7 +159,7 @@ def _download(url: str, sha256: str, name: str) -> Path:
     try:
         return Path(pooch.retrieve(url, f"sha256:{sha256}", fname=name, path=cache_folder() / "downloads"))
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong hash is a ValueError
-        raise ValueError(
+        raise UserError(
             f"data 'shakespeare' could not be downloaded from {url} ({error}): "
             "get the file on another machine and set JAXGPT_SHAKESPEARE to its path"
         ) from error

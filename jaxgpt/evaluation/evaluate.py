@@ -71,9 +71,11 @@ def ratio_error(sums: np.ndarray, counts: np.ndarray) -> float | None:
     return float(np.sqrt(groups / (groups - 1) * (residuals**2).sum()) / counts.sum())
 
 
-def split_tokens(data: TokenData, split: str) -> tuple[Integer[np.ndarray, " N"], float]:
-    """The tokens of one part of a corpus, or of all of it, and how many bytes of text a token stands for."""
-    parts = ("train", "validation") if split == "all" else (split,)
-    counts = [data.manifest["splits"][part] for part in parts]
-    tokens = np.concatenate([getattr(data, part) for part in parts])
-    return tokens, sum(part["bytes"] for part in counts) / len(tokens)
+def split_tokens(data: TokenData, split: str) -> tuple[Integer[np.ndarray, " N"], float | None]:
+    """The tokens of one part of a corpus, or of all of it, and how many bytes of text a token stands for, if known."""
+    if split != "all":
+        return np.asarray(getattr(data, split)), data.bytes_per_token_of(split)
+    parts = [split_tokens(data, part) for part in ("train", "validation")]
+    tokens = np.concatenate([part for part, _ in parts])
+    sizes = [None if each is None else each * len(part) for part, each in parts]
+    return tokens, None if None in sizes else sum(size for size in sizes if size is not None) / len(tokens)

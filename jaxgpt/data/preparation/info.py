@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgpt.data.preparation.manifest import changed_shards, read_manifest
+from jaxgpt.data.preparation.manifest import changed_shards, check_unchanged, read_manifest
 from jaxgpt.data.token_files import open_token_file
 from jaxgpt.data.tokenizer import Tokenizer, from_spec
 from jaxgpt.errors import UserError
@@ -24,6 +24,7 @@ def describe(folder: Path, *, verify: bool = False, documents: int = 3, seed: in
         UserError: The folder is not whole; or, with `verify`, a file is not what the manifest says.
     """
     manifest = read_manifest(folder)
+    check_unchanged(folder, manifest)
     tokenizer = from_spec(manifest["tokenizer"])
     if verify and (changed := changed_shards(folder, manifest)):
         raise UserError(f"{folder} has changed since it was prepared: {', '.join(changed)}; copy or prepare it again")

@@ -5,7 +5,7 @@ import json
 import os
 import stat
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 HUB = "hf://datasets/"
 STDIN = "-"
 
-Kind = Literal["text", "lines", "parquet"]
+Kind = Literal["text", "lines", "parquet", "memory"]
 Split = Literal["train", "validation"]
 
 
@@ -30,13 +30,18 @@ class Input:
     name: str
     """As messages and the manifest have it: where the file lies below what was named."""
     kind: Kind
-    """text: one document. lines: a JSON object a line. parquet: a row each."""
+    """text: one document. lines: a JSON object a line. parquet: a row each. memory: `texts`."""
     size: int
     """Bytes on the disk; 0 of standard input."""
     modified: int = 0
     """Nanoseconds, where there is a disk."""
     split: Split | None = None
     """Where its documents go; None: each by its hash."""
+    characters: tuple[int, int | None] = (0, None)
+    """The part of a text that is read, from and up to which character."""
+    alone: bool = False
+    """Whether it is the only document of its split: then nothing separates it from others."""
+    texts: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
+import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,8 @@ FORMAT = 1
 NAME = "manifest.json"
 
 
-def make_manifest(tokenizer: Tokenizer, shards: Iterable[Shard], **more: Any) -> dict[str, Any]:
-    """What is written as manifest.json; `more` is kept beside the rest."""
+def make_manifest(tokenizer: Tokenizer, shards: Iterable[Shard], more: dict[str, Any]) -> dict[str, Any]:
+    """What is written as manifest.json; `more` stands beside the rest."""
     files = [asdict(shard) for shard in shards]
     splits = {
         split: {
@@ -45,7 +48,7 @@ def source_hash(tokenizer: dict[str, Any], files: list[dict[str, Any]]) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file whole or not at all."""
-    draft = path.with_name(f".{path.name}.part")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     draft.replace(path)
 
@@ -94,3 +97,19 @@ def changed_shards(folder: Path, manifest: dict[str, Any]) -> list[str]:
             if hashlib.file_digest(content, "sha256").hexdigest() != file["sha256"]:
                 changed.append(file["file"])
     return changed
+
+
+def check_unchanged(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise UserError where a shard written to after the manifest is no longer what it says.
+
+    Only such shards are read. Where they are as they were, as after copying, the manifest is dated anew, so that the
+    next one who asks need not read them.
+    """
+    written = (folder / NAME).stat().st_mtime_ns
+    touched = [file for file in manifest["shards"] if (folder / file["file"]).stat().st_mtime_ns > written]
+    if not touched:
+        return
+    if changed := changed_shards(folder, {"shards": touched}):
+        raise UserError(f"{folder} has changed since it was prepared: {', '.join(changed)}; copy or prepare it again")
+    with suppress(OSError):
+        os.utime(folder / NAME)

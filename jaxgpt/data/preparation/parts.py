@@ -81,8 +81,7 @@ def join(folder: Path) -> dict[str, Any]:
     manifest = make_manifest(
         from_spec(manifests[0]["tokenizer"]),
         sorted(shards, key=lambda shard: shard.split),
-        made_from={**manifests[0]["made_from"], "inputs": inputs},
-        left_out=left_out,
+        {"made_from": {**manifests[0]["made_from"], "inputs": inputs}, "left_out": left_out},
     )
     write_json(folder / NAME, manifest)
     for part in found:

@@ -60,12 +60,12 @@ def prepare_shards(
     val_tokens: int | None = None,
     workers: int = 0,
     report: Callable[[Progress], None] = lambda _: None,
-    **more: Any,
+    about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the tokens of all inputs into a folder, and return its manifest.
 
     What is written does not depend on the number of workers, nor on how often it was stopped and started again.
-    `val_tokens`: the first so many tokens are validation, as llm.c has it. `more` is kept in the manifest.
+    `val_tokens`: the first so many tokens are validation, as llm.c has it. `about` is kept in the manifest.
 
     Raises:
         UserError: The folder holds something else, an input cannot be read, or the disk is full.
@@ -104,7 +104,7 @@ def prepare_shards(
         raise UserError(f"{', '.join(names[:3])} hold{'s' * (len(names) == 1)} no text for training: is it empty?")
     made_from = {name: value for name, value in key.items() if name != "modified"}
     left_out = {"empty": progress.empty, "skipped": progress.skipped}
-    manifest = make_manifest(tokenizer, shards, made_from=made_from, left_out=left_out, **more)
+    manifest = make_manifest(tokenizer, shards, {"made_from": made_from, "left_out": left_out, **(about or {})})
     write_json(folder / NAME, manifest)
     (folder / PROGRESS).unlink()
     return manifest

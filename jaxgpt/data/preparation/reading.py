@@ -46,6 +46,8 @@ class Block:
     """Whether a piece is the first of its document."""
     ends: bool = True
     """Whether it is the last."""
+    alone: bool = False
+    """Whether no <|endoftext|> belongs to its document."""
 
 
 def read_blocks(inputs: tuple[Input, ...], field: str, errors: str, start: Place) -> Generator[Block]:
@@ -57,14 +59,20 @@ def read_blocks(inputs: tuple[Input, ...], field: str, errors: str, start: Place
     number = start.file
     while number < len(inputs):
         source, at = inputs[number], start.at if number == start.file else 0
-        if source.kind == "text" and at == 0 and 0 < source.size <= BLOCK // 4 and not source.path.endswith(COMPRESSED):
+        if at == 0 and _is_small(source):
             together = _small_files(inputs, number)
             yield together
             number = together.after.file
             continue
-        reader = {"text": _long_text, "lines": _lines, "parquet": _rows}[source.kind]
+        reader = {"text": _long_text, "lines": _lines, "parquet": _rows, "memory": _texts}[source.kind]
         yield from reader(source, number, at, field, errors)
         number += 1
+
+
+def _is_small(source: Input) -> bool:
+    """Whether a text is read together with others: all of it, as it lies on the disk."""
+    is_plain = source.kind == "text" and not source.path.endswith(COMPRESSED)
+    return is_plain and 0 < source.size <= BLOCK // 4 and source.characters == (0, None) and not source.alone
 
 
 def _small_files(inputs: tuple[Input, ...], number: int) -> Block:
@@ -72,9 +80,7 @@ def _small_files(inputs: tuple[Input, ...], number: int) -> Block:
     first, contents, size = number, [], 0
     while number < len(inputs) and size < BLOCK:
         source = inputs[number]
-        if source.kind != "text" or source.size > BLOCK // 4 or source.split != inputs[first].split:
-            break
-        if source.path.endswith(COMPRESSED):
+        if not _is_small(source) or source.split != inputs[first].split:
             break
         with open_input(source) as file:
             contents.append((source.name, file.read()))
@@ -88,29 +94,50 @@ def _long_text(source: Input, number: int, at: int, field: str, errors: str) -> 
     """One document in pieces that workers share."""
     group: list[str] = []
     place = begin = 0
-    for piece in pieces(_decoded(source, errors)):
+
+    def block(after: Place, *, ends: bool) -> Block:
+        first = Place(number, begin)
+        return Block("piece", group, source.name, first, after, source.split, begin == 0, ends, source.alone)
+
+    for piece in pieces(cut_text(decoded(source, errors), *source.characters)):
         if sum(map(len, group)) + len(piece) > BLOCK and group:
             if begin >= at:
-                yield Block(
-                    "piece",
-                    group,
-                    source.name,
-                    Place(number, begin),
-                    Place(number, place),
-                    source.split,
-                    begin == 0,
-                    False,
-                )
+                yield block(Place(number, place), ends=False)
             group, begin = [], place
         group.append(piece)
         place += len(piece)
     if begin >= at:
-        yield Block(
-            "piece", group, source.name, Place(number, begin), Place(number + 1, 0), source.split, begin == 0, True
-        )
+        yield block(Place(number + 1, 0), ends=True)
 
 
-def _decoded(source: Input, errors: str) -> Iterator[str]:
+def cut_text(chunks: Iterator[str], start: int, stop: int | None) -> Iterator[str]:
+    """The characters from `start` up to `stop` of a text that comes in chunks."""
+    at = 0
+    for chunk in chunks:
+        yield chunk[max(0, start - at) : None if stop is None else max(0, stop - at)]
+        at += len(chunk)
+        if stop is not None and at >= stop:
+            return
+
+
+def _texts(source: Input, number: int, at: int, field: str, errors: str) -> Iterator[Block]:  # noqa: ARG001
+    """Documents that are in memory."""
+    texts: list[str] = []
+    size, first = 0, at
+
+    def block(after: Place) -> Block:
+        return Block("row", texts, source.name, Place(number, first), after, source.split, alone=source.alone)
+
+    for row, text in enumerate(source.texts[at:], at):
+        if size >= BLOCK:
+            yield block(Place(number, row))
+            texts, size, first = [], 0, row
+        texts.append(text)
+        size += len(text)
+    yield block(Place(number + 1, 0))
+
+
+def decoded(source: Input, errors: str) -> Iterator[str]:
     """A text file as it is read. A byte order mark is dropped."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace" if errors == "replace" else "strict")
     offset = 0
@@ -119,7 +146,7 @@ def _decoded(source: Input, errors: str) -> Iterator[str]:
             try:
                 text = decoder.decode(chunk)
                 if "\0" in text:
-                    raise UserError(f"{source.name} is not text: it holds a zero byte; leave it out")
+                    raise UserError(f"{source.name} is not text in UTF-8: it holds a zero byte; leave it out")
             except UnicodeDecodeError as error:
                 # The decoder prepends what it kept of the chunk before: the offset counts from there.
                 raise not_utf8(source.name, offset - (len(error.object) - len(chunk)) + error.start) from None
@@ -144,8 +171,9 @@ def _lines(source: Input, number: int, at: int, field: str, errors: str) -> Iter
     with open_input(source) as file:
         while True:
             chunk = _read(file, source, BLOCK)
+            end = chunk.rfind(b"\n")
+            cut = len(held) + (end + 1 if chunk else 0) if end >= 0 or not chunk else 0
             held += chunk
-            cut = held.rfind(b"\n") + 1 if chunk else len(held)
             if cut:
                 block, held, first = held[:cut], held[cut:], line
                 line += block.count(b"\n")

@@ -78,7 +78,8 @@ def tokenise(block: Block, tokenizer: Tokenizer, settings: Settings) -> Tokenise
         if block.begins and block.ends and not "".join(texts).strip():
             return Tokenised(empty=1)
         split = block.split or split_of("".join(texts), settings)
-        tokens = _separated([encode(text, tokenizer) for text in texts], tokenizer, settings, block.begins, block.ends)
+        tokens = [encode(text, tokenizer) for text in texts]
+        tokens = tokens if block.alone else _separated(tokens, tokenizer, settings, block.begins, block.ends)
         gathered[split] = [(tokens, sum(len(text.encode()) for text in texts), block.first)]
     else:
         for place, text in _texts(block, settings, result):
@@ -87,7 +88,8 @@ def tokenise(block: Block, tokenizer: Tokenizer, settings: Settings) -> Tokenise
                 continue
             split = block.split or split_of(text, settings)
             cut = pieces([text]) if len(text) > PIECE and cuts_like_gpt2(tokenizer) else [text]
-            tokens = _separated([encode(piece, tokenizer) for piece in cut], tokenizer, settings)
+            tokens = [encode(piece, tokenizer) for piece in cut]
+            tokens = tokens if block.alone else _separated(tokens, tokenizer, settings)
             gathered.setdefault(split, []).append((tokens, len(text.encode()), place))
     for split, documents in gathered.items():
         result.parts[split] = Part(
@@ -161,7 +163,7 @@ def _documents(block: Block) -> Iterator[tuple[Place, str, Any]]:
 
 def _text_of_file(name: str, content: bytes, settings: Settings) -> str:
     if b"\0" in content:
-        raise UserError(f"{name} is not text: it holds a zero byte; leave it out")
+        raise UserError(f"{name} is not text in UTF-8: it holds a zero byte; leave it out")
     try:
         text = content.decode(errors="replace" if settings.errors == "replace" else "strict")
     except UnicodeDecodeError as error:

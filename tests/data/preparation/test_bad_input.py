@@ -62,7 +62,7 @@ def test_bytes_that_are_not_utf8_are_named_or_replaced(tmp_path, content):
 @pytest.mark.parametrize("size", [20, 400_000])
 def test_a_file_of_zero_bytes_is_not_text(tmp_path, size):
     (tmp_path / "a.txt").write_bytes(b"text" + bytes(size))
-    with pytest.raises(UserError, match=r"a\.txt is not text: it holds a zero byte"):
+    with pytest.raises(UserError, match=r"a\.txt is not text in UTF-8: it holds a zero byte"):
         prepare(tmp_path / "a.txt")
 
 
