@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -83,6 +84,8 @@ def test_info_counts_shows_and_verifies(parts):
     content = bytearray(shard.read_bytes())
     content[5000] ^= 1
     shard.write_bytes(content)
+    assert shard.name in jaxgpt("data", "info", parts).err
+    os.utime(shard, (1, 1))  # as if nobody had written to it
     assert jaxgpt("data", "info", parts).code == 0
     assert shard.name in jaxgpt("data", "info", parts, "--verify").err
     shard.write_bytes(content[:-2])
