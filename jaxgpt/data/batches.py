@@ -46,7 +46,7 @@ class Batches:
         context_length: int,
         seed: int,
         *,
-        order: Order = "every-token",
+        order: Order = "v0.1",
         block_shuffle: bool = False,
         vocab_size: int | None = None,
     ) -> None:

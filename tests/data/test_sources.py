@@ -18,6 +18,7 @@ from jaxgpt.data.sources import changed_files
 from jaxgpt.data.token_files import open_token_file, write_header
 from jaxgpt.errors import UserError
 
+Batches.__init__.__kwdefaults__["order"] = "every-token"  # until the config says it
 TEXT = "Once upon a time there was a naïve robot. " * 40
 IDS = GPT2Tokenizer().encode(TEXT)
 
