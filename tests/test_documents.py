@@ -18,6 +18,7 @@ import jaxgpt
 from jaxgpt.cli import COMMANDS
 from jaxgpt.commands.data import COMMANDS as DATA
 from tests.documents import HELD, PAGES, ROOT, anchors, blocks, command_lines, fill_hub_cache, name, words
+from tests.runs import jaxgpt as run
 from tests.runs import write_text
 
 PYTHON = [page for page in HELD if any(blocks(page, "python"))]
@@ -43,9 +44,17 @@ def stand_ins(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def in_stand_ins(stand_ins, tmp_path, monkeypatch):
+def in_stand_ins(with_texts, stand_ins) -> Path:
+    """The current folder has what earlier commands of a page have made, too."""
+    for path in CONVERTED:
+        (with_texts / path).symlink_to(stand_ins / path)
+    return with_texts
+
+
+@pytest.fixture
+def with_texts(stand_ins, tmp_path, monkeypatch):
     """The current folder has the texts, the hub's cache the model, and jax is as a user has it."""
-    for path in ("my.txt", "my-texts", *CONVERTED):
+    for path in ("my.txt", "my-texts"):
         (tmp_path / path).symlink_to(stand_ins / path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(stand_ins / "hub"))
@@ -100,6 +109,26 @@ def parse(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("reads a run that the page made before; the slow test makes it")
     with pytest.raises(ParsedError):
         command.main(arguments[1:])
+
+
+SMALLER = {
+    "train": "--steps 2 --eval-every 1 --eval-batches 1 --sample-tokens 4 --batch-size 1 --microbatches 1",
+    "generate": "--max-new-tokens 4",
+}
+"""What makes a command of a page quick; later flags take the place of the page's."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/tutorial.md", ROOT / "docs/data.md"], ids=name)
+def test_the_commands_of_a_page_run_one_after_the_other(page, with_texts, shakespeare, monkeypatch):
+    monkeypatch.setenv("JAXGPT_SHAKESPEARE", str(shakespeare))
+    for line, text in command_lines(page):
+        program, *arguments = shlex.split(text)
+        if program != "jaxgpt" or (arguments[0] == "verify" and not importlib.util.find_spec("torch")):
+            continue
+        smaller = "--steps 3" if "--resume" in arguments else SMALLER.get(arguments[0], "")
+        outcome = run(*arguments, *smaller.split())
+        assert outcome.code == 0, f"{name(page)}:{line}: {text}\n{outcome.out}{outcome.err}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
