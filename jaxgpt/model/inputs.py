@@ -3,7 +3,10 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Int
 
 from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
@@ -43,3 +46,8 @@ def _check_key(key: Any, rows: int) -> None:
         raise UserError(
             f"the dropout key has shape {list(key.shape)}: give one key, or one for each of the {rows} rows of tokens"
         )
+
+
+def positions_of(tokens: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """0, 1, ... T - 1 in each row."""
+    return jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)

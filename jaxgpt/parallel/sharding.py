@@ -77,8 +77,8 @@ def parameter_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
 
 
 def within_block(path: str) -> str:
-    """The path without the block's number: the same for all blocks."""
-    return re.sub(r"^blocks\.\d+\.", "", path)
+    """The path in the model, or in its blocks, without the number of the block: the same for all blocks."""
+    return re.sub(r"^(blocks\.)?\d+\.", "", path)
 
 
 def parameter_specs(model: GPT, mesh: Mesh) -> GPT:

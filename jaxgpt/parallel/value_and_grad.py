@@ -97,7 +97,7 @@ def value_and_grad(
             if zero == 1:
                 grads = unsharder.reduce_scatter(grads)
             grads = jax.tree.map(partial(_all_reduce, axes=axes, dtype=grad_dtype), grads, unsharder.specs)
-            value, grads = jax.tree.map(lambda total: total / mesh.size, (jax.lax.psum(value, axes), grads))
+            value, grads = jax.tree.map(lambda total: total / mesh.size, (_sum_over_devices(value, axes), grads))
             return value, grads, global_norm(grads, unsharder.specs)
 
         axes = batch_axes(mesh)
@@ -139,7 +139,7 @@ def mean_loss(loss: Loss, mesh: Mesh, *, microbatches: int = 1) -> Callable[...,
             else:
                 total, aux = jax.lax.scan(add, _zero(tokens), _microbatches((tokens, key), microbatches))
                 value = total / microbatches, jax.tree.map(partial(jnp.mean, axis=0), aux)
-            return jax.tree.map(lambda total: total / mesh.size, jax.lax.psum(value, axes))
+            return jax.tree.map(lambda total: total / mesh.size, _sum_over_devices(value, axes))
 
         axes = batch_axes(mesh)
         rows = P(axes or None)
@@ -201,6 +201,17 @@ def _microbatches(rows: Any, count: int) -> Any:
 def _zero(tokens: Any) -> Float[Array, ""]:
     """0, varying over devices as the tokens do."""
     return jnp.zeros_like(jax.tree.leaves(tokens)[0], jnp.float32, shape=())
+
+
+def _sum_over_devices(value: Value, axes: tuple[str, ...]) -> Value:
+    """A number that does not depend on the rows is the same on all devices: cast first, so that it can be summed."""
+
+    def total(number: Any) -> Array:
+        number = jnp.asarray(number)
+        same = tuple(axis for axis in axes if axis not in jax.typeof(number).vma)
+        return jax.lax.psum(jax.lax.pcast(number, same, to="varying") if same else number, axes)
+
+    return jax.tree.map(total, value)
 
 
 def _pcast_varying(leaf: Array, spec: P, axes: tuple[str, ...]) -> Array:

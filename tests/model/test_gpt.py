@@ -8,7 +8,7 @@ from flax import nnx
 from jaxgpt.config import MODELS, GPTConfig
 from jaxgpt.model.blocks import smallest_period
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.layers import PRNGSequence
+from jaxgpt.model.init import PRNGSequence
 from jaxgpt.model.parameters import abstract_model, named_parameters, num_parameters
 from tests.variants import BASELINE, forward, loud, text
 

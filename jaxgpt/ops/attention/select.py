@@ -11,12 +11,11 @@ def causal_attention(
     q: Queries,
     k: Keys,
     v: Keys,
-    *,
-    window: int | None = None,
+    window: int | None,
     scale: float,
+    backend: Backend = "auto",
     dropout_rate: float = 0.0,
     dropout_key: DropoutKey = None,
-    backend: Backend = "auto",
 ) -> Queries:
     """softmax(scale q kT) v, each query over itself and the keys before it, at most `window` in all.
 
@@ -25,7 +24,7 @@ def causal_attention(
 
     >>> import jax.numpy as jnp
     >>> q = k = v = jnp.ones((1, 4, 2, 8))
-    >>> causal_attention(q, k, v, scale=8**-0.5).shape
+    >>> causal_attention(q, k, v, window=None, scale=8**-0.5).shape
     (1, 4, 2, 8)
     """
     rate = 0.0 if dropout_key is None else dropout_rate
