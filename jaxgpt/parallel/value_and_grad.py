@@ -97,7 +97,8 @@ def value_and_grad(
             if zero == 1:
                 grads = unsharder.reduce_scatter(grads)
             grads = jax.tree.map(partial(_all_reduce, axes=axes, dtype=grad_dtype), grads, unsharder.specs)
-            value, grads = jax.tree.map(lambda total: total / mesh.size, (_sum_over_devices(value, axes), grads))
+            loss_sum, aux = jax.lax.psum(value[0], axes), _sum_over_devices(value[1], tokens, axes)
+            value, grads = jax.tree.map(lambda total: total / mesh.size, ((loss_sum, aux), grads))
             return value, grads, global_norm(grads, unsharder.specs)
 
         axes = batch_axes(mesh)
@@ -139,7 +140,7 @@ def mean_loss(loss: Loss, mesh: Mesh, *, microbatches: int = 1) -> Callable[...,
             else:
                 total, aux = jax.lax.scan(add, _zero(tokens), _microbatches((tokens, key), microbatches))
                 value = total / microbatches, jax.tree.map(partial(jnp.mean, axis=0), aux)
-            return jax.tree.map(lambda total: total / mesh.size, _sum_over_devices(value, axes))
+            return jax.tree.map(lambda total: total / mesh.size, _sum_over_devices(value, tokens, axes))
 
         axes = batch_axes(mesh)
         rows = P(axes or None)
@@ -203,15 +204,10 @@ def _zero(tokens: Any) -> Float[Array, ""]:
     return jnp.zeros_like(jax.tree.leaves(tokens)[0], jnp.float32, shape=())
 
 
-def _sum_over_devices(value: Value, axes: tuple[str, ...]) -> Value:
-    """A number that does not depend on the rows is the same on all devices: cast first, so that it can be summed."""
-
-    def total(number: Any) -> Array:
-        number = jnp.asarray(number)
-        same = tuple(axis for axis in axes if axis not in jax.typeof(number).vma)
-        return jax.lax.psum(jax.lax.pcast(number, same, to="varying") if same else number, axes)
-
-    return jax.tree.map(total, value)
+def _sum_over_devices(numbers: Any, tokens: Any, axes: tuple[str, ...]) -> Any:
+    """Sums over all devices. What does not depend on the rows is cast to varying, by adding a 0 that does."""
+    zero = _zero(tokens)
+    return jax.lax.psum(jax.tree.map(lambda number: number + zero, numbers), axes)
 
 
 def _pcast_varying(leaf: Array, spec: P, axes: tuple[str, ...]) -> Array:
