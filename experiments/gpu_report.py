@@ -22,7 +22,7 @@ import tyro
 
 from experiments import gpu_decode
 from experiments.compiled import facts
-from jaxgpt.inspect.target import AOT_XLA_FLAGS, h200, missing
+from jaxgpt.inspect.target import AOT_XLA_FLAGS, check_cuda_compiler, h200, no_driver
 from jaxgpt.ops.cross_entropy import GPU_CHUNK
 from jaxgpt.ops.platform import compiling_for
 from jaxgpt.parallel.mesh import MeshConfig
@@ -81,7 +81,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Print and save the rows as they are known. Ends with an error where one is not as it should be."""
-    if reason := missing():
+    if reason := check_cuda_compiler():
         raise SystemExit(reason)
     report = json.loads(REPORT.read_text()) if REPORT.exists() else {"rows": {}}
     report["environment"] = {name: version(name) for name in ("jax", "jaxlib", "jax-cuda13-plugin", "flax", "optax")}
@@ -111,7 +111,7 @@ def train_step_facts(row: Row) -> dict[str, Any]:
     config = step_config(row)
     mesh = config.mesh.make(h200(math.prod(row.mesh)))
     state = abstract_state(config, mesh)
-    with compiling_for("cuda"):
+    with compiling_for("cuda"), no_driver():
         compiled = make_step(config, mesh).lower(state, abstract_batch(config, mesh)).compile(AOT_XLA_FLAGS)
     logits = {int(n) for n in re.findall(rf"f32\[(\d+),{config.model.padded_vocab_size}\]", compiled.as_text())}
     return {

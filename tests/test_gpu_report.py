@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def compiler() -> Path:
     """A Python that can compile for an NVIDIA GPU; skips the test where there is none."""
     for python in (Path(sys.executable), *ROOT.glob(".venv*-gpu/bin/python")):
-        code = "import sys; from jaxgpt.inspect.target import missing; sys.exit(missing() is not None)"
+        code = "import sys; from jaxgpt.inspect import target; sys.exit(target.check_cuda_compiler() is not None)"
         if subprocess.run([python, "-c", code], cwd=ROOT, env=here(), capture_output=True).returncode == 0:
             return python
     pytest.skip("the CUDA compiler is not installed; `make gpu-report` installs it")

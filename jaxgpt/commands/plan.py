@@ -37,11 +37,9 @@ def main(arguments: list[str]) -> int:
     if chosen.devices < 1:
         raise ValueError(f"--devices {chosen.devices} must be at least 1")
     _prepare(chosen)
-    from jaxgpt.inspect.plan import make_plan
-
     console = Console(highlight=False, markup=False, emoji=False)
     with console.status(f"compiling for {chosen.devices} {chosen.device}"):
-        plan = make_plan(chosen.config, chosen.devices, chosen.device)
+        plan = compile_plan(chosen)
     for name, value in _rows(chosen, plan).items():
         console.print(f"{name:<11} {value}", soft_wrap=True)
     return 0
@@ -51,17 +49,31 @@ def _prepare(chosen: Arguments) -> None:
     """Make the devices. Raises ValueError where they cannot be, or cannot share the batch."""
     import jax
 
-    from jaxgpt.inspect.target import missing
+    from jaxgpt.inspect.target import check_cuda_compiler
     from jaxgpt.parallel.mesh import check_batch
 
     if chosen.device == "cpu":
         jax.config.update("jax_num_cpu_devices", chosen.devices)
-    elif reason := missing():
+    elif reason := check_cuda_compiler():
         raise ValueError(f"--device {chosen.device}: {reason}")
     jax.config.update("jax_platforms", "cpu")
     check_batch(
         chosen.config.batch_size, math.prod(chosen.config.mesh.sizes(chosen.devices)), chosen.config.microbatches
     )
+
+
+def compile_plan(chosen: Arguments) -> "Plan":
+    """Compile the step for these devices. Raises UserError as training would."""
+    from jaxgpt.inspect.plan import compiling_for_device, devices_of, make_plan, memory_limit
+    from jaxgpt.training.step import abstract_batch, abstract_state, compile_step
+
+    config, device = chosen.config, chosen.device
+    mesh = config.mesh.make(devices_of(device, chosen.devices))
+    state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)
+    with compiling_for_device(device) as options:
+        compiled, remat = compile_step(config, mesh, state, batch, limit=memory_limit(device), options=options)
+    tokens = config.batch_size * config.model.context_length
+    return make_plan(compiled, mesh, config.model, tokens, state=state, model=state.model, remat=remat, device=device)
 
 
 def _rows(chosen: Arguments, plan: "Plan") -> dict[str, str]:

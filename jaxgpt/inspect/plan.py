@@ -1,10 +1,14 @@
-"""What a run would need and send, read from its compiled program before it runs."""
+"""What a training step would need and send, read from its compiled program before it runs."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
+from jax.stages import Compiled
 
+from jaxgpt.config import GPTConfig
 from jaxgpt.inspect.collectives import Collective, collectives, wire_bytes
 from jaxgpt.inspect.flops import flops_per_token
 from jaxgpt.inspect.hardware import (
@@ -17,11 +21,9 @@ from jaxgpt.inspect.hardware import (
     Fabric,
     overlapped,
 )
-from jaxgpt.inspect.target import AOT_XLA_FLAGS, h200
+from jaxgpt.inspect.target import AOT_XLA_FLAGS, h200, no_driver
 from jaxgpt.ops.platform import compiling_for
 from jaxgpt.parallel.sharding import bytes_per_device
-from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.step import abstract_batch, abstract_state, compile_step, memory_needed
 
 
 class Plan(NamedTuple):
@@ -47,18 +49,45 @@ class Plan(NamedTuple):
         return None if self.limit is None else self.needed <= self.limit
 
 
-def make_plan(config: TrainConfig, devices: int, device: Device) -> Plan:
-    """Compile the step for so many devices; those of a GPU need not be here. Raises ValueError as training would."""
-    mesh = config.mesh.make(jax.devices()[:devices] if device == "cpu" else h200(devices))
-    limit = None if device == "cpu" else int(USED_MEMORY * HARDWARE[device].memory)
-    state = abstract_state(config, mesh)
-    tokens = abstract_batch(config, mesh)
-    with compiling_for("cpu" if device == "cpu" else "cuda"):
-        options = None if device == "cpu" else AOT_XLA_FLAGS
-        compiled, remat = compile_step(config, mesh, state, tokens, limit=limit, options=options)
+def devices_of(device: Device, count: int) -> Sequence[jax.Device]:
+    """So many devices to compile for; GPUs need not be here."""
+    return jax.devices()[:count] if device == "cpu" else h200(count)
+
+
+def memory_limit(device: Device) -> int | None:
+    """Bytes of one device that a program may use; None: not known."""
+    return None if device == "cpu" else int(USED_MEMORY * HARDWARE[device].memory)
+
+
+@contextmanager
+def compiling_for_device(device: Device) -> Iterator[dict[str, Any] | None]:
+    """Within, programs are traced for the device; gives the options to compile them with."""
+    if device == "cpu":
+        with compiling_for("cpu"):
+            yield None
+        return
+    with compiling_for("cuda"), no_driver():
+        yield AOT_XLA_FLAGS
+
+
+def make_plan(
+    compiled: Compiled,
+    mesh: Mesh,
+    config: GPTConfig,
+    tokens: int,
+    *,
+    state: Any,
+    model: Any,
+    remat: str,
+    device: Device,
+) -> Plan:
+    """What a compiled training step needs and sends.
+
+    tokens: of one step. state and model: their shapes with shardings, the model as a part of the state.
+    """
     memory: Any = compiled.memory_analysis()
-    parameters = bytes_per_device(state.model)
-    each = flops_per_token(config.model)
+    parameters = bytes_per_device(model)
+    each = flops_per_token(config)
     return Plan(
         mesh=mesh,
         remat=remat,
@@ -66,11 +95,18 @@ def make_plan(config: TrainConfig, devices: int, device: Device) -> Plan:
         optimizer=bytes_per_device(state) - parameters,
         temporary=memory.temp_size_in_bytes,
         needed=memory_needed(compiled),
-        limit=limit,
+        limit=memory_limit(device),
         flops_per_token=each,
-        flops=each * config.batch_size * config.model.context_length / mesh.size,
+        flops=each * tokens / mesh.size,
         sent=collectives(compiled.as_text() or ""),
     )
+
+
+def memory_needed(compiled: Compiled) -> int:
+    """Bytes on each device while a program runs: arguments + outputs - aliased + temporaries."""
+    memory: Any = compiled.memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return kept + memory.temp_size_in_bytes
 
 
 def efficiency(plan: Plan, device: GPU, fabric: Fabric) -> tuple[float, float]:

@@ -1,6 +1,8 @@
-"""Devices that are not here, to compile for."""
+"""An H200 to compile for that is not here."""
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import jax
 from jax.experimental import topologies
@@ -22,13 +24,13 @@ runtime_version { major: 13 minor: 0 patch: 0 }
 device_description_str: "NVIDIA H200"
 """
 FOR_PALLAS = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
-"""The same for kernels of our own: with `jax.sharding.use_abstract_mesh`."""
+"""The same for Pallas kernels: with `jax.sharding.use_abstract_mesh`."""
 AOT_XLA_FLAGS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
-"""Nothing can be timed where there is no GPU."""
+"""No autotuning: nothing can be timed where there is no GPU."""
 
 
-def missing() -> str | None:
-    """Why nothing can be compiled here; None: it can."""
+def check_cuda_compiler() -> str | None:
+    """Why nothing can be compiled for an NVIDIA GPU here; None: it can."""
     plugins = importlib.util.find_spec("jax_plugins")
     if plugins is None or importlib.util.find_spec("jax_plugins.xla_cuda13") is None:
         return "the CUDA compiler is not installed: pip install 'jaxgpt[gpu-compile]', or make gpu-report"
@@ -37,9 +39,18 @@ def missing() -> str | None:
 
 def h200(count: int = 1) -> list[jax.Device]:
     """Compile-only devices of one host."""
+    topology = topologies.get_topology_desc("h200", platform="cuda", target_config=H200, topology=f"1x1x{count}")
+    return list(topology.devices)
+
+
+@contextmanager
+def no_driver() -> Iterator[None]:
+    """Within, JAX traces cuDNN attention without asking the driver, which is not here, for cuDNN's version."""
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-    cudnn.check_cudnn_version = lambda: 91200  # else it asks a driver that is not there
-    return list(
-        topologies.get_topology_desc("h200", platform="cuda", target_config=H200, topology=f"1x1x{count}").devices
-    )
+    before = cudnn.check_cudnn_version
+    cudnn.check_cudnn_version = lambda: 91200
+    try:
+        yield
+    finally:
+        cudnn.check_cudnn_version = before

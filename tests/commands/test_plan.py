@@ -4,11 +4,11 @@ import re
 
 import pytest
 
+from jaxgpt.commands.plan import Arguments, compile_plan
 from jaxgpt.config import GPTConfig
 from jaxgpt.inspect.collectives import by_kind, collectives, wire_bytes
 from jaxgpt.inspect.flops import flops_per_token
 from jaxgpt.inspect.hardware import overlapped
-from jaxgpt.inspect.plan import make_plan
 from jaxgpt.model.parameters import abstract_model, num_parameters
 from jaxgpt.parallel.mesh import MeshConfig
 from jaxgpt.parallel.sharding import bytes_per_device
@@ -58,7 +58,7 @@ def test_what_cannot_be_planned_is_refused_in_one_line(flags, message):
 @pytest.mark.parametrize("sizes", [(1, 1), pytest.param((8, 1), marks=pytest.mark.slow), (2, 4)])
 def test_the_numbers_of_a_plan_are_those_of_the_run(sizes):
     mesh = MeshConfig(*sizes, allow_idle=True)
-    plan = make_plan(TrainConfig(model=TINY.model, batch_size=8, mesh=mesh), 8, "cpu")
+    plan = compile_plan(Arguments(TrainConfig(model=TINY.model, batch_size=8, mesh=mesh), devices=8))
     state = abstract_state(TrainConfig(model=TINY.model, batch_size=8, mesh=mesh), mesh.make())
     assert plan.parameters == bytes_per_device(state.model)
     assert plan.parameters + plan.optimizer == bytes_per_device(state)

@@ -107,3 +107,18 @@ def test_the_training_loss_is_the_mean_over_next_tokens():
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_array_equal(gradient.embed[...][BASELINE.vocab_size :], 0)
     assert np.abs(gradient.embed[...][: BASELINE.vocab_size]).min(axis=0).max() > 0
+
+
+def test_a_target_below_zero_counts_for_nothing(each_form):
+    """Loss and gradients are those of the other tokens alone; in a chunk with others, and a chunk of masked ones."""
+    x, table, targets = inputs(24)
+    masked = jnp.where(jnp.arange(24) % 3 == 0, -1, targets).at[8:16].set(-1)
+    kept = np.flatnonzero(masked >= 0)
+    gradient = jax.value_and_grad(cross_entropy, (0, 1))
+    value, (by_x, by_table) = gradient(x, table, masked, V)
+    expected, (wanted_x, wanted_table) = gradient(x[kept], table, targets[kept], V)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(by_x[kept], wanted_x, atol=1e-5)
+    np.testing.assert_array_equal(np.delete(np.asarray(by_x), kept, axis=0), 0)
+    np.testing.assert_allclose(by_table, wanted_table, atol=1e-5)
+    np.testing.assert_allclose(cross_entropy(x, table, masked, V), expected, rtol=1e-6)

@@ -213,3 +213,8 @@ def test_float32_scores_of_bfloat16_heads():
         assert out.dtype == jnp.bfloat16
         exact = reference.attention(*(np.asarray(x, np.float64) for x in (q, k, v)), window=5, scale=0.4)
         np.testing.assert_allclose(np.asarray(out, np.float64), exact, atol=0.05, rtol=0)
+
+
+def test_banded_pads_a_text_shorter_than_the_window_to_no_more_than_itself():
+    q, k, v = (jax.ShapeDtypeStruct((1, 16, n, 6), jnp.float32) for n in (4, 2, 2))
+    assert largest(jax.make_jaxpr(attention("banded", 20000))(q, k, v).jaxpr) == 4 * 16 * 2 * 16
