@@ -13,6 +13,7 @@ from jaxgpt.errors import UserError
 COMMANDS = {
     "train": "train a GPT, or go on with a run",
     "generate": "continue a text",
+    "serve": "OpenAI's completions API, and a page to try a model",
     "evaluate": "loss on a text, or the standard evaluations",
     "compare": "runs and other models beside each other",
     "runs": "list runs: what, how far, how good",

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jax import Array
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 from jaxgpt.inference import buckets
 from jaxgpt.inference.settings import Settings, make_rules, row_seeds
 from jaxgpt.inference.texts import Texts, as_prompts, check_prompts
 from jaxgpt.model.gpt import GPT
 
-Prompts = Int[Array | np.ndarray, "B T"] | Sequence[Sequence[int] | Int[np.ndarray, " _"]]
+Prompts = Integer[Array | np.ndarray, "B T"] | Sequence[Sequence[int] | Integer[np.ndarray, " _"]]
 PIECE = 16
 """How many tokens a stream makes at a time."""
 
@@ -66,7 +66,7 @@ def generate(
 
 def stream(
     model: GPT,
-    tokens: Sequence[int] | Int[Array | np.ndarray, " T"],
+    tokens: Sequence[int] | Integer[Array | np.ndarray, " T"],
     max_new_tokens: int,
     temperature: float | int = 1.0,
     top_k: int | None = None,

@@ -1,0 +1,277 @@
+"""Continuous batching: requests that are waiting are decoded together, and join and leave between pieces."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxgpt.inference import buckets
+from jaxgpt.inference.programs import Rules, State, decode, prefill
+from jaxgpt.inference.sampling import Drawn
+from jaxgpt.inference.settings import Settings, kind_of, make_rules
+from jaxgpt.inference.texts import cast_once
+from jaxgpt.model.gpt import GPT
+
+PIECE = 8
+"""Tokens between two chances to join. Fewer: quicker to join, more time between programs."""
+
+
+class QueueFullError(Exception):
+    """So many requests are waiting that another would wait too long."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some new tokens of one request."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    top: list[list[tuple[int, float]]]
+    finish: str | None
+    """stop: a stop token was drawn (it is left out); length: all are drawn; shutdown; None: more will come."""
+
+
+@dataclass(eq=False)
+class Request:
+    """A text to continue. `emit` is called with each piece, by the engine's thread."""
+
+    tokens: np.ndarray
+    max_tokens: int
+    settings: Settings
+    seed: tuple[int, int, int]
+    emit: Callable[[Piece], object]
+    logprobs: bool = False
+    cancelled: bool = field(default=False, init=False)
+    drawn: int = field(default=0, init=False)
+
+    @property
+    def length(self) -> int:
+        """How many tokens its text will have at most."""
+        return len(self.tokens) + self.max_tokens
+
+
+class Engine:
+    """Decodes requests in a thread of its own."""
+
+    def __init__(
+        self,
+        model: GPT,
+        stop_tokens: Sequence[int] = (),
+        num_tokens: int | None = None,
+        *,
+        max_rows: int = 8,
+        max_waiting: int = 64,
+    ) -> None:
+        self.model = cast_once(model)
+        self.stops, self.num_tokens = set(stop_tokens), num_tokens or model.config.vocab_size
+        self.max_rows, self.max_waiting = max_rows, max_waiting
+        self.rows: list[Request | None] = []
+        self._state: State | None = None
+        self._capacity = 0
+        self._waiting: deque[Request] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="jaxgpt-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queue some requests, all or none. Raises QueueFullError."""
+        with self._changed:
+            if self._closing or len(self._waiting) + len(requests) > self.max_waiting:
+                raise QueueFullError
+            self._waiting.extend(requests)
+            self._changed.notify()
+
+    @property
+    def active(self) -> int:
+        """How many requests hold a row."""
+        return sum(request is not None for request in self.rows)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a row."""
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """End what is running after its piece; what is left is told that the server ends."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            while self._take_turn():
+                pass
+        finally:  # also where a defect ends this thread: nobody may wait for ever
+            self._closing = True
+            for request in (*self.rows, *self._waiting):
+                if request is not None:
+                    request.emit(Piece([], [], [], "shutdown"))
+
+    def _take_turn(self) -> bool:
+        """Let requests join, and decode a piece; whether to go on."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._waiting or self.active)
+            if self._closing:
+                return False
+            self._waiting = deque(request for request in self._waiting if not request.cancelled)
+            room = self.max_rows - self._clear_cancelled()
+            joining = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+        for request in joining:
+            self._join(request)
+        if self.active:
+            if buckets.rows(self.active) < len(self.rows):
+                self._arrange(None)
+            self._piece()
+        return True
+
+    def _clear_cancelled(self) -> int:
+        """Free the rows of requests that nobody waits for; how many are left."""
+        self.rows = [None if request is None or request.cancelled else request for request in self.rows]
+        return self.active
+
+    def _join(self, request: Request) -> None:
+        """Read a prompt, tell its first token, and put it into a row."""
+        config, size = self.model.config, buckets.prompt_size(self.model.config, len(request.tokens))
+        rules = self._rules([request])
+        drawn, state = prefill(
+            self.model,
+            np.pad(request.tokens, (0, size - len(request.tokens))).astype(np.int32)[None],
+            np.array([len(request.tokens)], np.int32),
+            np.zeros(1, np.int32),
+            np.zeros(1, np.int32),
+            np.zeros(1, bool),
+            rules,
+            capacity=buckets.capacity(config, size, request.length),
+            kind=request.settings.kind,
+            logprobs=request.logprobs,
+        )
+        if self._tell(request, jax.tree.map(lambda leaf: np.asarray(leaf)[0, None], drawn)):
+            self._arrange(request)
+            assert self._state is not None
+            self._state = _put(self._state, state._replace(seen=None), np.int32(self.rows.index(request)))
+
+    def _arrange(self, new: Request | None) -> None:
+        """As few rows and as short caches as all need, with a row for a new request if there is one."""
+        kept = [(row, request) for row, request in enumerate(self.rows) if request is not None]
+        all_ = [request for _, request in kept] + ([] if new is None else [new])
+        config, count = self.model.config, buckets.rows(len(all_))
+        prompt = max(buckets.prompt_size(config, len(request.tokens)) for request in all_)
+        capacity = buckets.capacity(config, prompt, max(request.length for request in all_))
+        if new is not None and None in self.rows and len(self.rows) == count and self._capacity == capacity:
+            self.rows[self.rows.index(None)] = new
+            return
+        template = _shapes(self.model, count, capacity)
+        index = np.array([row for row, _ in kept] + [0] * (count - len(kept)), np.int32)
+        self._state = _take(self._state, index, _Static(template)) if kept else _empty(template)
+        self._capacity, self.rows = capacity, [*all_, *[None] * (count - len(all_))]
+
+    def _piece(self) -> None:
+        """Decode some tokens of every row."""
+        going = [request for request in self.rows if request is not None]
+        assert self._state is not None
+        count = min(PIECE, max(request.max_tokens - request.drawn for request in going))
+        idle = np.array([request is None for request in self.rows])
+        drawn, found, self._state = decode(
+            self.model,
+            self._state._replace(stopped=idle),
+            self._rules(self.rows),
+            np.int32(count),
+            room=PIECE,
+            kind=kind_of([request.settings for request in going]),
+            logprobs=any(request.logprobs for request in going),
+        )
+        end = min(count, int(found))
+        drawn = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :end], drawn)
+        for row, request in enumerate(self.rows):
+            if request is not None and not self._tell(request, jax.tree.map(lambda leaf, at=row: leaf[at], drawn)):
+                self.rows[row] = None
+
+    def _tell(self, request: Request, drawn: Drawn) -> bool:
+        """Emit the new tokens of a request; whether it goes on."""
+        tokens = drawn.token.tolist()[: request.max_tokens - request.drawn]
+        request.drawn += len(tokens)
+        finish = "length" if request.drawn == request.max_tokens else None
+        ends = [at for at, token in enumerate(tokens) if token in self.stops]
+        if ends:
+            tokens, finish = tokens[: ends[0]], "stop"
+        logprobs: list[float] = []
+        top: list[list[tuple[int, float]]] = []
+        if request.logprobs and drawn.logprob is not None:
+            assert drawn.top_tokens is not None
+            assert drawn.top_logprobs is not None
+            logprobs = drawn.logprob.tolist()[: len(tokens)]
+            pairs = zip(drawn.top_tokens.tolist(), drawn.top_logprobs.tolist(), strict=True)
+            top = [list(zip(*pair, strict=True)) for pair in pairs][: len(tokens)]
+        if not request.cancelled:
+            request.emit(Piece(tokens, logprobs, top, finish))
+        return finish is None and not request.cancelled
+
+    def _rules(self, rows: Sequence[Request | None]) -> Rules:
+        settings = [Settings(temperature=0) if request is None else request.settings for request in rows]
+        seeds = np.array([(0, 0, 0) if request is None else request.seed for request in rows], np.uint32)
+        return make_rules(len(rows), settings, seeds, (), self.num_tokens)
+
+
+class _Static:
+    """Shapes as an argument that a program is compiled for."""
+
+    def __init__(self, shapes: State) -> None:
+        self.shapes = shapes
+        leaves, tree = jax.tree.flatten(shapes)
+        self._key = (tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Static) and self._key == other._key
+
+
+def _shapes(model: GPT, rows: int, capacity: int) -> State:
+    """The state of so many rows, as shapes."""
+    zeros = jnp.zeros(rows, jnp.int32)
+
+    def make(model: GPT) -> State:
+        _, cache = model.prefill(jnp.zeros((rows, 1), jnp.int32), zeros + 1, capacity)
+        return State(zeros, zeros, jnp.zeros(rows, bool), cache, None)
+
+    return jax.eval_shape(make, model)
+
+
+def _empty(shapes: State) -> State:
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+@partial(jax.jit, static_argnames="target")
+def _take(state: State, index: Array, target: _Static) -> State:
+    """Some rows of a state, their caches as long as the target's. A longer cache only has more empty slots."""
+
+    def fit(leaf: Array, shape: jax.ShapeDtypeStruct) -> Array:
+        leaf = leaf[index]
+        if leaf.ndim == 1:
+            return leaf
+        leaf = leaf[:, : shape.shape[1]]
+        return jnp.pad(leaf, ((0, 0), (0, shape.shape[1] - leaf.shape[1]), (0, 0), (0, 0)))
+
+    return jax.tree.map(fit, state, target.shapes)
+
+
+@partial(jax.jit, donate_argnames="state")
+def _put(state: State, one: State, row: Array) -> State:
+    """A state with one row replaced."""
+
+    def put(all_: Array, new: Array) -> Array:
+        new = new.astype(all_.dtype)
+        if all_.ndim > 1:
+            new = new[:, : all_.shape[1]]
+        return jax.lax.dynamic_update_slice(all_, new, (row, *(0 for _ in all_.shape[1:])))
+
+    return jax.tree.map(put, state, one)
