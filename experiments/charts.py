@@ -134,11 +134,28 @@ def parallel_charts(result: Result) -> Iterator[Chart]:
     )
 
 
+def pretrained_charts(result: Result) -> Iterator[Chart]:
+    """What the cache costs, and what it buys."""
+    yield Chart(
+        "pretrained-bits",
+        "Bits per byte against the size of the cache",
+        "key-value cache, bytes a token",
+        "bits per byte",
+        [
+            Series(name, [row["cache_bytes_per_token"]], [row["bits_per_byte"]], [row["bits_per_byte_se"]])
+            for name, row in result["models"].items()
+        ],
+        f"Left and down is better. Bars: one standard error over {result['documents']} documents.",
+        points=True,
+    )
+
+
 CHARTS = {
     "variants-cpu": variant_charts,
     "uptrain-cpu": uptrain_charts,
     "window": window_charts,
     "parallel": parallel_charts,
+    "pretrained": pretrained_charts,
 }
 """Which result has which charts."""
 

@@ -1,126 +1,222 @@
-"""How good is a model, beside what OpenAI published of GPT-2, and what does it write?
+"""How good is a model, beside others and what OpenAI published of GPT-2, and what does it write?
 
-    python -m experiments.pretrained [--init openai-community/gpt2 --text wikitext103-test.txt]
+    python -m experiments.pretrained [SOURCE...] [--text wikitext103-test.txt] [--tasks hellaswag,lambada]
 
-A checkpoint's loss, perplexity (per token, and per word as OpenAI counts it) and bits per byte on a text, and samples,
-beside a model trained here: the CPU size of experiments.variants. Without --init only the latter, on the held-back
-tenth of tiny Shakespeare.
-What it does not show: OpenAI's numbers measured again unless --init and the same text are given; even then the paper
-undoes the text's tokenization first (section 3.1), which this does not. A model of characters and one of byte pairs
-can be compared by bits per byte and by no other number here.
+Several models side by side on the same documents: loss per token of their own tokenizer, bits per byte with the paired
+difference from the first, the standard evaluations where --tasks names some, parameters, bytes of key-value cache,
+decoding speed, and what each writes after the same prompts. SOURCE is a run, a Hugging Face folder or hub id, or a
+weights file; `openai-community/gpt2 openai-community/gpt2-medium` shows OpenAI's sizes. Without a source: a model
+trained here (the CPU size of experiments.variants) and its conversions, each trained on for a while.
+What it does not show: OpenAI's numbers measured again, unless their weights and the tasks' files are given. Documents
+are pieces of 2,000 characters, each scored by itself, so losses are above those of longer contexts. Models of other
+tokenizers can be compared by bits per byte, and by no loss per token. Speeds are single timings, by processor time.
 """
 
 import dataclasses
-import math
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
 
+from converters.adapt import adapt_weights
+from converters.comparison import cache_bytes_per_token
 from experiments import evidence, short_run
+from experiments.scored import task_scores
+from experiments.uptrain import conversions_of
 from experiments.variants import SIZES
 from jaxgpt.data import TokenData, Tokenizer, prepare
-from jaxgpt.evaluation.evaluate import evaluate, split_tokens
+from jaxgpt.evaluation.compare import DocumentScores, difference, documents_of, score_documents
+from jaxgpt.evaluation.evaluate import split_tokens
+from jaxgpt.evaluation.tasks.run import TASKS
+from jaxgpt.evaluation.tasks.task import SIZES as GPT2_SIZES
 from jaxgpt.inference.generate import generate
 from jaxgpt.loading import load, load_tokenizer
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import num_parameters
+from jaxgpt.training.config import OptimizerConfig
 
-PUBLISHED = {
-    "117M": (35.13, 45.99, 29.41, 65.85, 1.16, 37.50),
-    "345M": (15.60, 55.48, 22.76, 47.33, 1.01, 26.37),
-    "762M": (10.87, 60.12, 19.93, 40.31, 0.97, 22.05),
-    "1542M": (8.63, 63.24, 18.34, 35.76, 0.93, 17.48),
-}
-"""Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", table 3; the paper's 117M is 124M."""
-COLUMNS = ("LAMBADA ppl", "LAMBADA %", "WikiText-2 ppl", "PTB ppl", "enwik8 bits/byte", "WikiText-103 ppl")
+CONVERSIONS = ("rotary", "grouped", "windowed", "all")
+DECODED = 64
+"""Tokens that a speed is measured on."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Evaluate and sample."""
 
-    init: str | None = None
-    """The checkpoint: a run, an HF folder or hub id. None: only the model trained here."""
+    sources: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Runs, HF folders or hub ids, weights files. None: a model trained here, and its conversions."""
     text: str = "shakespeare"
-    """What the checkpoint is evaluated on: shakespeare, or the path of a text."""
-    prompt: str = "ROMEO:"
+    """What is predicted: shakespeare, or the path of a text; of the former, and of what is trained on, a tenth."""
+    documents: int | None = 100
+    """How many documents are scored, spread over the text. None: all."""
+    tasks: str | None = None
+    """Standard evaluations, with commas between."""
+    task_data: Path | None = None
+    """A folder with their files. None: downloaded."""
+    limit: int | None = None
+    """Questions of each task. None: all."""
+    prompts: tuple[str, ...] = ("ROMEO:", "The king")
     """What the samples begin with."""
+    new_tokens: int = 120
+    """Length of a sample."""
     steps: int = 600
     """Updates of the model trained here."""
-    windows: int | None = None
-    """How many windows are read, spread over the text. None: all of it."""
+    uptraining_steps: int = 50
+    """Updates of each of its conversions."""
     results: Path = evidence.RESULTS
     """Where the result goes."""
+
+
+class Contender(NamedTuple):
+    """A model that is compared."""
+
+    name: str
+    model: GPT
+    tokenizer: Tokenizer
 
 
 def main(arguments: Arguments) -> dict[str, Any]:
     """Evaluate what there is, and sample it."""
     short_run.keep_programs()
-    source = f" --init {arguments.init} --text {Path(arguments.text).name}" if arguments.init else ""
-    environment = evidence.environment(f"python -m experiments.pretrained{source}")
-    models = {"trained here": judged(*trained_here(arguments.steps), "validation", arguments)}
-    if arguments.init is not None:
-        tokenizer = load_tokenizer(arguments.init)
-        data = prepare(arguments.text, tokenizer)
-        models[arguments.init] = judged(load(arguments.init), data, tokenizer, "all", arguments)
-    result = {"environment": environment, "models": models, "published": PUBLISHED}
+    command = " ".join(["python -m experiments.pretrained", *arguments.sources])
+    environment = evidence.environment(command)
+    if arguments.sources:
+        contenders = loaded(arguments.sources)
+        data = prepare(arguments.text, load_tokenizer(arguments.sources[0]))
+    else:
+        data = prepare(SIZES["cpu"].config.data.source, SIZES["cpu"].config.data.tokenizer)
+        contenders = trained_here(arguments, data)
+    documents = documents_of(split_tokens(data, "validation")[0], data.tokenizer, arguments.documents)
+    models: dict[str, Any] = {}
+    first: DocumentScores | None = None
+    for one in contenders:
+        scores = score_documents(one.model, one.tokenizer, documents)
+        models[one.name] = judged(one, scores, first or scores, arguments)
+        print(f"{one.name}: {scores.bits_per_byte.value:.4f} bits per byte", flush=True)
+        first = first or scores
+    result = {"environment": environment, "documents": len(documents), "models": models}
     evidence.write("pretrained", result | {"tables": tables(models)}, arguments.results)
     return result
 
 
-def trained_here(steps: int) -> tuple[GPT, TokenData, Tokenizer]:
-    """The CPU size of experiments.variants, its text and its characters."""
-    size = SIZES["cpu"].config
-    data = prepare(size.data.source, size.data.tokenizer)
-    model, _ = short_run.train(dataclasses.replace(size, steps=steps, eval_every=10_000), data)
-    return model, data, data.tokenizer
+def loaded(sources: tuple[str, ...]) -> Iterator[Contender]:
+    """The models at sources, one after another."""
+    for source in sources:
+        yield Contender(source, load(source), load_tokenizer(source))
 
 
-def judged(model: GPT, data: TokenData, tokenizer: Tokenizer, split: str, arguments: Arguments) -> dict[str, Any]:
-    """The measures of a model on a part of a text, and a sample."""
-    tokens, bytes_per_token = split_tokens(data, split)
-    found = evaluate(model, tokens, bytes_per_token, max_windows=arguments.windows)
-    words = len(tokenizer.decode(tokens.tolist()).split())
-    start = tokenizer.encode(arguments.prompt).tolist()
-    new = min(200, (model.config.max_length or 10_000) - len(start))
-    text = generate(model, np.array([start], np.int32), new, temperature=0.8, top_p=0.95)[0]
+def trained_here(arguments: Arguments, data: TokenData) -> Iterator[Contender]:
+    """The CPU size of experiments.variants, and each conversion of it, trained on."""
+    config = dataclasses.replace(SIZES["cpu"].config, steps=arguments.steps, eval_every=10_000)
+    baseline, _ = short_run.train(config, data)
+    yield Contender("trained here", baseline, data.tokenizer)
+    gentle = OptimizerConfig(1e-3, 1e-4, warmup_steps=10, beta2=0.99)
+    for name in CONVERSIONS:
+        start = adapt_weights(baseline, **conversions_of(baseline)[name])
+        this = dataclasses.replace(config, model=start.config, optimizer=gentle, steps=arguments.uptraining_steps)
+        model, _ = short_run.train(dataclasses.replace(this, seed=1000), data, start=start)
+        yield Contender(f"{name}, trained on", model, data.tokenizer)
+
+
+def judged(one: Contender, scores: DocumentScores, first: DocumentScores, arguments: Arguments) -> dict[str, Any]:
+    """The measures of a model, and its samples."""
+    bits, more = scores.bits_per_byte, difference(first, scores)
     return {
-        "parameters": num_parameters(model),
-        "text": f"{Path(arguments.text).name}, {split}",
-        "tokens": found.tokens,
-        "loss": found.loss,
-        "perplexity": found.perplexity,
-        "perplexity_per_word": math.exp(min(found.loss * len(tokens) / words, 700.0)),
-        "bits_per_byte": found.bits_per_byte,
-        "sample": tokenizer.decode(text.tolist()),
+        "parameters": num_parameters(one.model),
+        "cache_bytes_per_token": cache_bytes_per_token(one.model.config),
+        "tokens_per_processor_second": decoding_speed(one.model),
+        "loss": scores.loss,
+        "bits_per_byte": bits.value,
+        "bits_per_byte_se": bits.standard_error,
+        "difference": more.value,
+        "difference_se": more.standard_error,
+        "tasks": task_scores(one.model, one.tokenizer, arguments.tasks, arguments.task_data, arguments.limit),
+        "samples": {prompt: sample(one, prompt, arguments.new_tokens) for prompt in arguments.prompts},
     }
+
+
+def sample(one: Contender, prompt: str, new_tokens: int) -> str:
+    """A prompt and what the model writes after it."""
+    start = one.tokenizer.encode(prompt).tolist()
+    new = min(new_tokens, (one.model.config.max_length or 10_000) - len(start))
+    text = generate(one.model, np.array([start], np.int32), new, temperature=0.8, top_p=0.95)[0]
+    return one.tokenizer.decode(text.tolist())
+
+
+def decoding_speed(model: GPT) -> float:
+    """Tokens a second of processor time, of one text."""
+    new = min(DECODED, (model.config.max_length or DECODED + 1) - 1)
+    prompt = np.zeros((1, 1), np.int32)
+    generate(model, prompt, new, temperature=0.0)  # compiles
+    began = time.process_time()
+    generate(model, prompt, new, temperature=0.0)
+    return new / (time.process_time() - began)
 
 
 def tables(models: dict[str, Any]) -> list[dict[str, Any]]:
     """The result for people."""
-    measures = ("parameters", "text", "tokens", "loss", "perplexity", "perplexity_per_word", "bits_per_byte")
-    rows = [[name, *(cell(row[key]) for key in measures)] for name, row in models.items()]
-    published = [[name, *(f"{value:.2f}" for value in row)] for name, row in PUBLISHED.items()]
-    title = "GPT-2 without training on the task, as published (Radford et al. 2019, table 3)"
+    head = [
+        "model",
+        "parameters",
+        "nats per token",
+        "bits per byte",
+        "beside the first",
+        "cache, bytes a token",
+        "speed",
+    ]
+    rows = [
+        [
+            name,
+            f"{row['parameters']:,}",
+            f"{row['loss']:.4f}",
+            f"{row['bits_per_byte']:.4f} ± {row['bits_per_byte_se']:.4f}",
+            f"{row['difference']:+.4f} ± {row['difference_se']:.4f}",
+            f"{row['cache_bytes_per_token']:,}",
+            f"{row['tokens_per_processor_second']:,.0f}",
+        ]
+        for name, row in models.items()
+    ]
+    found = [{"title": "Measured on the same documents", "head": [*head, "tokens a second"], "rows": rows}]
+    if any(row["tasks"] for row in models.values()):
+        found.append(task_table(models))
+    prompts = list(next(iter(models.values()))["samples"])
+    samples = [[name, *(row["samples"][prompt] for prompt in prompts)] for name, row in models.items()]
     return [
-        {"title": "Measured", "head": ["model", *(key.replace("_", " ") for key in measures)], "rows": rows},
-        {"title": title, "head": ["model", *COLUMNS], "rows": published},
+        *found,
         {
             "title": "Samples, temperature 0.8, top-p 0.95",
-            "head": ["model", "text"],
-            "rows": [[name, row["sample"]] for name, row in models.items()],
+            "head": ["model", *prompts],
+            "rows": samples,
             "kind": "wide",
         },
+        published_table(),
     ]
 
 
-def cell(value: float | str) -> str:
-    """Whole numbers whole, others with four digits behind the point, and none where they are large."""
-    if isinstance(value, str):
-        return value
-    return f"{value:,.4f}" if isinstance(value, float) and value < 1000 else f"{value:,.0f}"
+def task_table(models: dict[str, Any]) -> dict[str, Any]:
+    """Ours, with the published number of the model's size in brackets."""
+    head = [f"{row['task']} {row['metric']}" for row in next(iter(models.values()))["tasks"]]
+    rows = [[name, *(cell(row) for row in one["tasks"])] for name, one in models.items()]
+    return {"title": "Standard evaluations (in brackets: published)", "head": ["model", *head], "rows": rows}
+
+
+def cell(row: dict[str, Any]) -> str:
+    error = "" if row["standard_error"] is None else f" ± {row['standard_error']:.4f}"
+    return f"{row['ours']:.4f}{error}" + ("" if row["published"] is None else f" ({row['published']:.4f})")
+
+
+def published_table() -> dict[str, Any]:
+    """What others measured of OpenAI's weights, by the same protocols."""
+    rows = [
+        [task.name, row.metric, *("" if value is None else f"{value:g}" for value in row.values), row.by]
+        for task in TASKS.values()
+        for row in task.published
+    ]
+    return {"title": "GPT-2 as published", "head": ["task", "metric", *GPT2_SIZES, "by"], "rows": rows}
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import tyro
 
 from converters.adapt import adapt_weights
 from experiments import evidence, short_run
+from experiments.scored import task_scores
 from experiments.variants import SHAKESPEARE, SIZES
 from jaxgpt.data import TokenData, prepare
 from jaxgpt.loading import load, load_tokenizer
@@ -43,6 +44,12 @@ class Arguments:
     """Updates of the baseline, where it is trained here."""
     context_length: int | None = None
     """A shorter context than that of --init, to save time."""
+    tasks: str | None = None
+    """Standard evaluations of every model at its end, with commas between."""
+    task_data: Path | None = None
+    """A folder with their files. None: downloaded."""
+    limit: int | None = None
+    """Questions of each task. None: all."""
     runs: Path = Path("runs")
     """Where finished runs are kept."""
     results: Path = evidence.RESULTS
@@ -65,7 +72,9 @@ def main(arguments: Arguments) -> dict[str, Any]:
                     continue
                 this = dataclasses.replace(config, model=adapt_weights(baseline, **changes).config, seed=1000 + seed)
                 path = folder / f"{name}-{way}-{seed}"
-                found.setdefault(f"{name}, {way}", []).append(kept_run(path, this, data, baseline, changes, way))
+                found.setdefault(f"{name}, {way}", []).append(
+                    kept_run(path, this, data, baseline, changes, way, arguments)
+                )
     result = {
         "environment": environment,
         "config": config.to_dict(),
@@ -114,17 +123,25 @@ def conversions_of(baseline: GPT) -> dict[str, dict[str, Any]]:
 
 
 def kept_run(
-    path: Path, config: TrainConfig, data: TokenData, baseline: GPT, changes: dict[str, Any], way: str
+    path: Path,
+    config: TrainConfig,
+    data: TokenData,
+    baseline: GPT,
+    changes: dict[str, Any],
+    way: str,
+    arguments: Arguments,
 ) -> dict[str, Any]:
     """The curve of a run: read where it is finished, else made."""
 
     def make() -> dict[str, Any]:
         start = None if way == "scratch" else adapt_weights(baseline, **changes)
-        _, curve = short_run.train(config, data, start=start, teacher=baseline if way == "distilled" else None)
+        model, curve = short_run.train(config, data, start=start, teacher=baseline if way == "distilled" else None)
+        curve["tasks"] = task_scores(model, data.tokenizer, arguments.tasks, arguments.task_data, arguments.limit)
         print(f"{path.name}: {curve['validation'][0]:.4f} -> {curve['validation'][-1]:.4f}", flush=True)
         return curve
 
-    return evidence.kept(path.name, config.to_dict() | {"changes": changes}, make, path.parent)
+    asked = {} if arguments.tasks is None else {"tasks": [arguments.tasks, arguments.limit]}
+    return evidence.kept(path.name, config.to_dict() | {"changes": changes} | asked, make, path.parent)
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -136,6 +153,19 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "tokens": runs[0]["tokens"],
         "validation": [statistics.fmean(point) for point in points],
         "validation_se": [evidence.standard_error(point) for point in points],
+        **task_means(runs),
+    }
+
+
+def task_means(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of each metric over the seeds, where tasks were asked."""
+    if not runs[0].get("tasks"):
+        return {}
+    columns = zip(*(run["tasks"] for run in runs), strict=True)
+    return {
+        "tasks": {
+            f"{rows[0]['task']} {rows[0]['metric']}": statistics.fmean(row["ours"] for row in rows) for rows in columns
+        }
     }
 
 
