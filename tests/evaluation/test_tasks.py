@@ -17,6 +17,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.evaluation.evaluate import ratio_error
 from jaxgpt.evaluation.tasks import detokenize
 from jaxgpt.evaluation.tasks.core import examples_for
+from jaxgpt.evaluation.tasks.in_training import TaskMetrics
 from jaxgpt.evaluation.tasks.run import TASKS, find_tasks, run_task
 from jaxgpt.evaluation.tasks.scorer import Scorer, encode_pairs
 from jaxgpt.evaluation.tasks.task import mean, published
@@ -320,6 +321,18 @@ def test_a_file_whose_hash_nobody_published_is_not_downloaded():
     task = dataclasses.replace(TASKS["core"], files=(dataclasses.replace(TASKS["core"].files[0], sha256=None),))
     with pytest.raises(UserError, match="eval_bundle.zip is not downloaded, since no SHA-256 of it is published"):
         run_task(task, Scorer(MODEL, TOKENIZER))
+
+
+def test_a_run_asks_the_same_questions_each_time(tmp_path, monkeypatch):
+    rows = jsonl(*({"sentence_good": "abcd" if i % 2 else "dcba", "sentence_bad": "bd"} for i in range(20)))
+    monkeypatch.setitem(TASKS, "blimp", written("blimp", tmp_path, rows))
+    metrics = TaskMetrics.create("blimp", TOKENIZER, limit=6, folder=tmp_path)
+    assert (
+        metrics(MODEL) == metrics(MODEL) == {"blimp_acc": outcome("blimp", tmp_path, rows, limit=6).measures["acc"][0]}
+    )
+    (tmp_path / "adjunct_island.jsonl").write_bytes(rows[:-5])
+    with pytest.raises(UserError, match="adjunct_island.jsonl is not the published file"):
+        TaskMetrics.create("blimp", TOKENIZER, folder=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,14 @@ class TaskData:
     folder: Path | None = None
     """Where they are. None: the user's cache, filled by download."""
 
+    def check(self) -> None:
+        """Fetch what is missing, and raise UserError where a file is not the published one."""
+        for file in self.files:
+            if self.folder is None:
+                _downloaded(file)
+            elif (self.folder / file.name).exists():  # an archive's member may lie there in its place
+                _check(file, self.folder / file.name)
+
     def text(self, member: str | None = None, index: int = 0) -> str:
         """A file as text, or the member of it where it is an archive."""
         return _decoded(self.content(member, index), self._name(member, index))
