@@ -19,6 +19,7 @@ from converters.comparison import comparison
 from converters.export import select_architecture
 from converters.hub import is_local, local_path
 from converters.load import load_pretrained
+from converters.lora import base_of, is_adapter
 from converters.save import SINGLE_FILES, parse_bytes, planned_files, save_pretrained
 from converters.sources import CONFIG
 from converters.verification.certify import certify
@@ -123,6 +124,8 @@ def _companions(args: Convert, draft: Path, context_length: int, write_tokenizer
     """The folder with the tokenizer's files of a source: its own, or `draft` where they have to be made."""
     path = local_path(args.source)
     folder = path if path.is_dir() else path.parent
+    if is_adapter(folder) and not tokenizer_files(folder):
+        folder = local_path(base_of(folder))
     if tokenizer_files(folder) or args.architecture in SINGLE_FILES or write_tokenizer is None:
         return folder
     return draft if write_tokenizer(args.source, draft, context_length) else folder

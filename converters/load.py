@@ -15,6 +15,7 @@ from converters.architectures import sizes
 from converters.comparison import comparison
 from converters.hub import local_path
 from converters.kv_heads import KVInit
+from converters.lora import is_adapter, read_adapter
 from converters.sources import Source, read_source
 from converters.state_dict import check_size, check_state_dict
 from jaxgpt.errors import UserError
@@ -34,7 +35,8 @@ def load_pretrained(
     allow_nonfinite: bool = False,
     **config_changes: Any,
 ) -> GPT:
-    """The GPT of a Hugging Face folder, hub id or weights file, of nanoGPT's ckpt.pt or llm.c's .bin.
+    """The GPT of a Hugging Face folder, hub id or weights file, of nanoGPT's ckpt.pt or llm.c's .bin, or of a LoRA
+    adapter of PEFT, merged into its base model.
 
     Parameters are float32, whatever the file holds.
 
@@ -45,10 +47,17 @@ def load_pretrained(
     Raises UserError where nothing is found, the files are broken, tensors are missing, unexpected or misshapen, a
     weight is NaN or infinite (unless allow_nonfinite), or the config asks for what the model cannot do.
     """
-    model = read_model(read_source(local_path(source)), mesh, allow_nonfinite)
+    model = read_model(open_source(local_path(source)), mesh, allow_nonfinite)
     if dtype is not None:
         config_changes["dtype"] = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
     return adapt(model, mesh, kv_init=kv_init, changes=config_changes)
+
+
+def open_source(path: Path) -> Source:
+    """The model at a path, not read yet; an adapter is merged into its base."""
+    if path.is_dir() and is_adapter(path):
+        return read_adapter(path, lambda base: read_source(local_path(base)))
+    return read_source(path)
 
 
 def adapt(model: GPT, mesh: Mesh | None, *, kv_init: KVInit = "mean", changes: dict[str, Any]) -> GPT:

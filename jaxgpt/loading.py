@@ -149,12 +149,17 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     said on stderr. Raises UserError where the source has no tokenizer, or one that cannot be read.
     """
     from converters.hub import local_path
+    from converters.lora import base_of, is_adapter
     from jaxgpt.data.tokenizer_files import read_tokenizer
 
     if is_run(Path(source)):
         return read_run(Path(source)).tokenizer
     path = local_path(source)
-    return read_tokenizer(path) or _nanogpt_characters(path) or _gpt2_by_vocabulary(path)
+    if (found := read_tokenizer(path)) is not None:
+        return found
+    if path.is_dir() and is_adapter(path):
+        return load_tokenizer(base_of(path))
+    return _nanogpt_characters(path) or _gpt2_by_vocabulary(path)
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: GPTConfig, source: str | Path) -> None:
@@ -184,9 +189,9 @@ def _nanogpt_characters(path: Path) -> Tokenizer | None:
 
 
 def _gpt2_by_vocabulary(path: Path) -> Tokenizer:
-    from converters.sources import read_source
+    from converters.load import open_source
 
-    size = read_source(path).config.vocab_size
+    size = open_source(path).config.vocab_size
     if size != GPT2Tokenizer.vocab_size:
         raise UserError(
             f"{path} has no tokenizer (no tokenizer.json, vocab.json with merges.txt, or meta.pkl), and its vocabulary "
