@@ -62,8 +62,8 @@ def main(arguments: list[str]) -> int:
         service.app(), host=chosen.host, port=chosen.port, log_level="warning", h11_max_incomplete_event_size=1 << 16
     )
     server = uvicorn.Server(config)
-    server.config.load()
     with config.bind_socket() as socket:
+        socket.listen()  # whoever reads the address may connect
         host, port = socket.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         sys.stdout.write(f"{name} at http://{shown}:{port} (OpenAI's API at /v1); Ctrl-C or SIGTERM ends it\n")
