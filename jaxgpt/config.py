@@ -2,8 +2,12 @@
 
 import dataclasses
 import difflib
+import reprlib
 from collections.abc import Iterable
 from typing import Any, Literal
+
+from jaxgpt.errors import UserError
+from jaxgpt.fields import check_types
 
 Position = Literal["learned", "rotary", "none"]
 Activation = Literal["gelu_tanh", "gelu", "relu", "silu"]
@@ -59,35 +63,36 @@ class GPTConfig:
     def __post_init__(self) -> None:
         if isinstance(self.window, list):  # as JSON spells a tuple
             object.__setattr__(self, "window", tuple(self.window))
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name}={getattr(self, name)!r} is unknown{_nearest(getattr(self, name), allowed)}")
         for name in ("vocab_size", "context_length", "num_layers", "num_heads", "d_model"):
             _at_least_one(name, getattr(self, name))
         for name in ("num_kv_heads", "d_mlp"):
             if getattr(self, name) is not None:
                 _at_least_one(name, getattr(self, name))
-        self._check_heads()
         self._check_window()
+        check_types(self)
+        self._check_heads()
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} is not a probability below 1; 0 turns it off")
+            raise UserError(f"dropout={self.dropout} is not a probability below 1; 0 turns it off")
         for name in ("layer_norm_epsilon", "rope_theta"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown{_nearest(getattr(self, name), allowed)}")
+                raise UserError(f"{name}={getattr(self, name)} must be above 0")
 
     def _check_heads(self) -> None:
         if self.d_model % self.num_heads:
-            raise ValueError(
+            raise UserError(
                 f"d_model={self.d_model} is not a multiple of num_heads={self.num_heads}; "
                 f"use one of {_divisors(self.d_model)} heads"
             )
         if self.num_heads % self.kv_heads:
-            raise ValueError(
+            raise UserError(
                 f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.kv_heads}; "
                 f"use one of {_divisors(self.num_heads)} key-value heads"
             )
         if self.position == "rotary" and self.head_dim % 2:
-            raise ValueError(
+            raise UserError(
                 f"rotary positions turn pairs, but the head size d_model / num_heads = {self.head_dim} is odd; "
                 "change num_heads so that it is even"
             )
@@ -95,12 +100,12 @@ class GPTConfig:
     def _check_window(self) -> None:
         period = self.window if isinstance(self.window, tuple) else (self.window,)
         if not period:
-            raise ValueError("window=() names no layer; use None for full attention")
+            raise UserError("window=() names no layer; use None for full attention")
         for width in period:
             if width is not None and (not isinstance(width, int) or isinstance(width, bool) or width < 1):
-                raise ValueError(f"window={width} sees nothing: a window counts the query itself, so it is at least 1")
+                raise UserError(f"window={width} sees nothing: a window counts the query itself, so it is at least 1")
         if self.attention == "banded" and None in self.windows:
-            raise ValueError("attention='banded' needs a window in every layer; set window, or use attention='xla'")
+            raise UserError("attention='banded' needs a window in every layer; set window, or use attention='xla'")
 
     @property
     def kv_heads(self) -> int:
@@ -135,7 +140,7 @@ class GPTConfig:
         return self.context_length if bounded else None
 
     def check_length(self, length: int) -> None:
-        """Raise ValueError where a text of `length` tokens is too long (XLA would clamp the positions in silence)."""
+        """Raise UserError where a text of `length` tokens is too long (XLA would clamp the positions in silence)."""
         if self.max_length is None or length <= self.max_length:
             return
         why = (
@@ -143,7 +148,7 @@ class GPTConfig:
             if self.position == "learned"
             else "a layer without a window attends to the whole context"
         )
-        raise ValueError(
+        raise UserError(
             f"{length} tokens are more than context_length={self.context_length}: {why}; "
             "shorten the text, or use position='rotary' with a window in every layer"
         )
@@ -154,18 +159,18 @@ class GPTConfig:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "GPTConfig":
-        """The inverse of `to_dict`. Raises ValueError on a field that does not exist."""
+        """The inverse of `to_dict`. Raises UserError on a field that does not exist."""
         known = [field.name for field in dataclasses.fields(cls)]
         for name in fields:
             if name not in known:
-                raise ValueError(f"{name!r} is not a field of GPTConfig{_nearest(name, known)}")
+                raise UserError(f"{name!r} is not a field of GPTConfig{_nearest(name, known)}")
         return cls(**fields)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "GPTConfig":
-        """A named model, with fields changed. Raises ValueError on an unknown name."""
+        """A named model, with fields changed. Raises UserError on an unknown name."""
         if name not in MODELS:
-            raise ValueError(f"there is no model preset {name!r}{_nearest(name, MODELS)}")
+            raise UserError(f"there is no model preset {name!r}{_nearest(name, MODELS)}")
         return dataclasses.replace(MODELS[name], **changes)
 
 
@@ -179,7 +184,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 def _at_least_one(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+        raise UserError(f"{name}={reprlib.repr(value)} must be a whole number of at least 1")
 
 
 def _divisors(number: int) -> str:

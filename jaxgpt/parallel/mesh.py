@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jaxgpt.errors import UserError
+from jaxgpt.fields import check_types
 
 if TYPE_CHECKING:  # configs are read before jax is imported
     import jax
@@ -24,6 +25,7 @@ class MeshConfig:
     """Whether devices may be left out."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("data", "fsdp"):
             if getattr(self, name) < 1 and getattr(self, name) != -1:
                 raise UserError(f"mesh.{name}={getattr(self, name)} must be at least 1, or -1 for what remains")

@@ -3,53 +3,66 @@
 Orbax is imported where it first writes or reads, since a run that begins does neither.
 """
 
+import math
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax import Array
 from jax.sharding import Mesh
 
 from jaxgpt.config import GPTConfig
+from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import abstract_model, path_name
 from jaxgpt.parallel.mesh import one_device
 from jaxgpt.parallel.sharding import parameter_specs, shardings
 from jaxgpt.training.checksum import checksums
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.step import TrainState, abstract_state
+from jaxgpt.training.state import Optimizer, TrainState, abstract_state
 
 Items = dict[str, dict[str, Any]]
 """Arrays, or their shapes and places, by item and by path."""
+Which = int | Literal["latest", "best"]
+"""A checkpoint: the newest, the one of the lowest validation loss, or that of a step."""
+
+NAMES_OF_0_1 = {"opt_state": "moments", "data_offset": "passed_over", "loss_ema": "usual_loss"}
+"""How version 0.1 called a part of the state on disk."""
+
+READ_ATTEMPTS, READ_PAUSE = 3, 0.1
+"""How often, and after how many seconds, a reader tries the same step, which a run that is training may be deleting."""
 
 
-class SaveFailed(ValueError):  # noqa: N818  named for what happened
-    """A checkpoint could not be written."""
+REFUSED_BY_THE_DISK = ("[OS error", "Error writing", "Failed writing", "Error creating", "Error opening")
+"""How tensorstore's ValueErrors tell that the system refused to write a file."""
+
+
+class SaveFailed(UserError):  # noqa: N818  named for what happened
+    """A checkpoint could not be written, by a fault of the disk."""
 
 
 class Checkpoints:
     """The checkpoints of one run. Use as a context: leaving it waits for saves under way."""
 
-    def __init__(self, folder: Path, keep: int = 1, keep_every: int | None = None) -> None:
-        self.folder, self._keep, self._keep_every = folder, keep, keep_every
+    def __init__(
+        self, folder: Path, keep: int = 1, keep_every: int | None = None, *, run_id: str | None = None
+    ) -> None:
+        self.folder, self._keep, self._keep_every, self._run_id = folder, keep, keep_every, run_id
 
     @cached_property
     def _manager(self) -> Any:
         import orbax.checkpoint as ocp
-        from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-        policies = [
-            preservation_policy.LatestN(self._keep),
-            preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["val_loss"], reverse=True, n=1),
-        ]
-        if self._keep_every is not None:
-            policies.append(preservation_policy.EveryNSteps(self._keep_every))
-        policy = preservation_policy.AnyPreservationPolicy(policies)
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
+        # Orbax writes metrics to disk only where best_fn is set; which checkpoints stay is decided by the policy.
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_Kept(self._keep, self._keep_every), best_fn=_val_loss, best_mode="min"
+        )
         return ocp.CheckpointManager(self.folder.absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -62,17 +75,47 @@ class Checkpoints:
             self._manager.close()
 
     @property
+    def steps(self) -> list[int]:
+        """The steps of all whole checkpoints, in order, as they are on disk now."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal() and path.is_dir())
+
+    @property
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint."""
-        return self._manager.latest_step() if self.folder.exists() else None
+        return max(self.steps, default=None)
 
-    def save(self, state: TrainState, val_loss: float) -> None:
-        """Begin to save. Raises SaveFailed where this save, or the one before it, cannot be written."""
+    @property
+    def best(self) -> int | None:
+        """The step of the checkpoint with the lowest validation loss. None: no checkpoint was validated."""
+        losses = {step: self._loss_of(step) for step in self.steps}
+        step = min(losses, key=losses.__getitem__, default=None)
+        return step if step is not None and math.isfinite(losses[step]) else None
+
+    def _loss_of(self, step: int) -> float:
+        try:
+            return _val_loss(self._manager.metrics(step))
+        except (ValueError, LookupError, TypeError, AttributeError, OSError):  # its file is missing or damaged
+            return math.inf
+
+    def find(self, which: Which) -> int:
+        """The step of a checkpoint. Raises UserError where there is none."""
+        found = {"latest": self.latest, "best": self.best}.get(which, which) if isinstance(which, str) else which
+        if found is None:
+            raise UserError(f"{self.folder} has no checkpoint that was validated; use step='latest'")
+        if found not in self.steps:
+            raise UserError(f"{self.folder} has no checkpoint of step {found!r}; there are {self._there_are()}")
+        return int(found)
+
+    def save(self, state: TrainState, val_loss: float = math.inf) -> None:
+        """Begin to save. Raises SaveFailed where the disk cannot take this save, or the one before it."""
         import orbax.checkpoint as ocp
 
         items = _items(state)
+        about = {"run": self._run_id, **{name: checksums(leaves) for name, leaves in items.items()}}
         args = ocp.args.Composite(
-            checksums=ocp.args.JsonSave({name: checksums(leaves) for name, leaves in items.items()}),
+            checksums=ocp.args.JsonSave(about),
             **{name: ocp.args.StandardSave(leaves) for name, leaves in items.items()},
         )
         with self._writing():
@@ -83,53 +126,145 @@ class Checkpoints:
         with self._writing():
             self._manager.wait_until_finished()
 
+    def sweep(self) -> None:
+        """Delete what killed saves left. Only for the process that holds the run's lock."""
+        for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except jax.errors.JaxRuntimeError:  # not the disk's fault: out of memory, or another process is lost
-            raise
-        except Exception as error:  # orbax and tensorstore raise many kinds; each means the same to the user
-            whole = list(self._manager.all_steps(read=True))
+        except (OSError, ValueError) as error:
+            if not _is_of_the_disk(error):
+                raise
             raise SaveFailed(
                 f"a checkpoint could not be written to {self.folder} ({_reason(error)}); "
-                f"whole ones are of steps {whole}: make room, then resume"
+                f"whole ones are of steps {self.steps}: make room, then resume"
             ) from error
 
-    def restore_state(self, config: TrainConfig, step: int, mesh: Mesh) -> TrainState:
-        """The whole training state, on any mesh. Raises ValueError where it is damaged or of another config."""
-        like = abstract_state(config, mesh)
+    def restore_state(
+        self, config: TrainConfig, step: int, mesh: Mesh, optimizer: Optimizer | None = None
+    ) -> TrainState:
+        """The whole training state, on any mesh.
+
+        Raises UserError where the checkpoint is damaged, of another config or optimizer, or of another run.
+        """
+        like = abstract_state(config, mesh, optimizer)
         found = self._restore(step, _items(like))
         rest = from_paths(_rest(like), found["training"])
         return TrainState(model=from_paths(like.model, found["model"]), **rest)
 
-    def restore_model(self, config: GPTConfig, step: int) -> GPT:
-        """The parameters alone, on one device. Raises ValueError as `restore_state` does."""
-        like, mesh = abstract_model(config), one_device()
+    def restore_model(self, config: GPTConfig, step: int, mesh: Mesh | None = None) -> GPT:
+        """The parameters alone, on one device or a mesh. Raises UserError as `restore_state` does."""
+        like, mesh = abstract_model(config), mesh or one_device()
         places = shardings(parameter_specs(like, mesh), mesh)
         like = jax.tree.map(lambda leaf, place: leaf.update(sharding=place), like, places)
         return from_paths(like, self._restore(step, {"model": by_path(like)})["model"])
 
+    def load_model(self, config: GPTConfig, which: Which = "latest", mesh: Mesh | None = None) -> GPT:
+        """The parameters of a checkpoint, while a run may save newer ones and delete this one."""
+        failed: list[int] = []
+        while True:
+            step = self.find(which)
+            try:
+                return self.restore_model(config, step, mesh)
+            except UserError:
+                failed.append(step)
+                if failed.count(step) == READ_ATTEMPTS:  # it stays as it is, so this is no fault of the moment
+                    raise
+                time.sleep(READ_PAUSE)
+
     def _restore(self, step: int, items: Items) -> dict[str, dict[str, Array]]:
         import orbax.checkpoint as ocp
 
-        wanted = {name: ocp.args.StandardRestore(leaves) for name, leaves in items.items()}
-        try:
-            args = ocp.args.Composite(checksums=ocp.args.JsonRestore(), **wanted)
-            found = self._manager.restore(step, args=args)
-        except Exception as error:  # orbax and tensorstore raise many kinds; each means the same to the user
-            raise self._damaged(step, _reason(error)) from error
+        about = self._read(step, ocp.args.Composite(checksums=ocp.args.JsonRestore()))["checksums"]
+        names = self._names_on_disk(step, items, about)
+        wanted = {
+            name: ocp.args.StandardRestore({names[name][path]: leaf for path, leaf in leaves.items()})
+            for name, leaves in items.items()
+        }
+        found = self._read(step, ocp.args.Composite(**wanted))
+        restored: dict[str, dict[str, Array]] = {}
         for name in items:
-            saved = found["checksums"][name]
-            if changed := [path for path, value in checksums(found[name]).items() if saved.get(path) != value]:
+            sums = checksums(found[name])
+            if changed := [path for path, value in sums.items() if about[name][path] != value]:
                 raise self._damaged(step, f"not what was saved: {', '.join(changed)}")
-        return found
+            restored[name] = {path: found[name][there] for path, there in names[name].items()}
+        return restored
 
-    def _damaged(self, step: int, reason: str) -> ValueError:
-        return ValueError(
+    def _read(self, step: int, args: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=args)
+        except (MemoryError, jax.errors.JaxRuntimeError):  # not the files' fault; another process may be lost
+            raise
+        except Exception as error:  # what orbax raises where files are missing, cut off or changed, Exception included
+            raise self._damaged(step, _reason(error)) from error
+
+    def _names_on_disk(self, step: int, items: Items, about: Any) -> dict[str, dict[str, str]]:
+        """How each path of each item is called on disk. Raises UserError where they are not those of the state."""
+        if not isinstance(about, dict) or not all(isinstance(about.get(name), dict) for name in items):
+            raise self._damaged(step, "its list of arrays is not whole")
+        if self._run_id is not None and about.get("run") not in (None, self._run_id):
+            raise UserError(
+                f"{self.folder / str(step)} is a checkpoint of another run; move it away, or to the run it came from"
+            )
+        names = {}
+        for name, leaves in items.items():
+            there = about[name]
+            old = {path: _name_of_0_1(path) for path in leaves}
+            names[name] = old if name == "training" and "usual_loss" in there else {path: path for path in leaves}
+            if missing := set(names[name].values()) ^ set(there):
+                optimizers = all(path.split(".")[0] in ("opt_state", "moments") for path in missing)
+                raise self._damaged(
+                    step,
+                    "it was saved with another optimizer: pass the one that the run began with"
+                    if optimizers
+                    else f"on one side only: {', '.join(sorted(missing)[:3])}",
+                )
+        return names
+
+    def _damaged(self, step: int, reason: str) -> UserError:
+        return UserError(
             f"{self.folder / str(step)} cannot be restored, it is damaged or of another config ({reason}); "
-            f"to go back to an older one, move it away: there are steps {self._manager.all_steps()}"
+            f"to go back to an older one, move it away: there are {self._there_are()}"
         )
+
+    def _there_are(self) -> str:
+        return f"steps {self.steps}"
+
+
+class _Kept:
+    """Which checkpoints stay: the newest so many, the best, and those of steps that are multiples of `every`."""
+
+    def __init__(self, newest: int, every: int | None) -> None:
+        self._newest, self._every = newest, every
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        """For each checkpoint, oldest first, whether it stays; orbax calls this after a save."""
+        del context
+        losses = [_val_loss(info.metrics) for info in checkpoints]
+        best = min(losses, default=math.inf)
+        return [
+            number >= len(checkpoints) - self._newest
+            or (losses[number] == best and math.isfinite(best))
+            or (self._every is not None and info.step % self._every == 0)
+            for number, info in enumerate(checkpoints)
+        ]
+
+
+def _val_loss(metrics: Any) -> float:
+    """Infinite where there was no validation, and in the checkpoints of version 0.1, which do not have it."""
+    return float((metrics or {}).get("val_loss", math.inf))
+
+
+def _is_of_the_disk(error: BaseException | None) -> bool:
+    """Whether the system refused to write; tensorstore puts that in the words of its ValueErrors."""
+    while error is not None:
+        if isinstance(error, OSError) or any(words in str(error) for words in REFUSED_BY_THE_DISK):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _items(state: TrainState) -> Items:
@@ -139,6 +274,11 @@ def _items(state: TrainState) -> Items:
 
 def _rest(state: TrainState) -> dict[str, Any]:
     return {name: part for name, part in state._asdict().items() if name != "model"}
+
+
+def _name_of_0_1(path: str) -> str:
+    first, dot, rest = path.partition(".")
+    return NAMES_OF_0_1.get(first, first) + dot + rest
 
 
 def by_path(tree: Any) -> dict[str, Any]:

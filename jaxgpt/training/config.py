@@ -1,10 +1,12 @@
-"""Everything a run is made of, and the runs that have a name."""
+"""Everything a training run is made of."""
 
 import dataclasses
 import difflib
 from typing import Any, Literal
 
 from jaxgpt.config import GPTConfig
+from jaxgpt.errors import UserError
+from jaxgpt.fields import check_types
 from jaxgpt.parallel.mesh import MeshConfig
 
 CORPORA = ("stdlib", "shakespeare")
@@ -19,6 +21,13 @@ class DataConfig:
     """stdlib (Python's own source and documentation), shakespeare, or the path of a text file or folder."""
     tokenizer: str = "gpt2"
     """gpt2: the 50257 byte-pair tokens of GPT-2. char: one token for each character of the text. A folder: its own."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if not self.source.strip():
+            raise UserError(
+                f"data.source={self.source!r} names nothing: give stdlib, shakespeare, or the path of a text"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +50,16 @@ class OptimizerConfig:
     """Gradients are scaled down to at most this global norm."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+                raise UserError(f"{name}={getattr(self, name)} must be above 0")
         for name in ("final_learning_rate", "warmup_steps", "weight_decay"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be below 0")
+                raise UserError(f"{name}={getattr(self, name)} must not be below 0")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+                raise UserError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +118,7 @@ class TrainConfig:
     """Send metrics to Weights & Biases too (pip install 'jaxgpt[wandb]')."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in (
             "batch_size",
             "microbatches",
@@ -118,14 +129,14 @@ class TrainConfig:
             "keep_every",
         ):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("steps", "sample_tokens", "seed"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be below 0")
+                raise UserError(f"{name}={getattr(self, name)} must not be below 0")
         if self.spike is not None and not self.spike > 0:
-            raise ValueError(f"spike={self.spike} must be above 0 nats; None lets any loss pass")
+            raise UserError(f"spike={self.spike} must be above 0 nats; None lets any loss pass")
         if self.batch_size % self.microbatches:
-            raise ValueError(
+            raise UserError(
                 f"batch_size={self.batch_size} is not a multiple of microbatches={self.microbatches}; change one"
             )
 
@@ -135,7 +146,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "TrainConfig":
-        """The inverse of `to_dict`. Raises ValueError on a field that does not exist."""
+        """The inverse of `to_dict`. Raises UserError on a field that does not exist."""
         try:
             return cls(
                 **{
@@ -146,97 +157,18 @@ class TrainConfig:
                     "optimizer": OptimizerConfig(**fields["optimizer"]),
                 }
             )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"this is not the config of a run made by this version: {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"this is not the config of a run made by this version: {error}") from error
 
     @classmethod
     def preset(cls, name: str) -> "TrainConfig":
-        """A named run. Raises ValueError on an unknown name."""
-        if name not in RUNS:
-            close = difflib.get_close_matches(name, RUNS, n=1)
-            raise ValueError(
+        """A named run. Raises UserError on an unknown name."""
+        from jaxgpt.training.presets import PRESETS
+
+        if name not in PRESETS:
+            close = difflib.get_close_matches(name, PRESETS, n=1)
+            raise UserError(
                 f"there is no preset {name!r}; "
-                + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(RUNS)}")
+                + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(PRESETS)}")
             )
-        return RUNS[name].config
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A named run and what it is for."""
-
-    purpose: str
-    config: TrainConfig
-
-
-def _gpt2(name: str, learning_rate: float, microbatches: int) -> TrainConfig:
-    """OpenAI's size, trained as nanoGPT does: 0.5M tokens per update, 600k updates (GPT-3 paper's learning rates)."""
-    return TrainConfig(
-        model=GPTConfig.preset(name, dtype="bfloat16"),
-        optimizer=OptimizerConfig(learning_rate, learning_rate / 10, warmup_steps=2000),
-        steps=600_000,
-        batch_size=480,
-        microbatches=microbatches,
-        eval_every=1000,
-        eval_batches=4,
-    )
-
-
-RUNS: dict[str, Run] = {
-    "quickstart": Run(
-        "a small GPT on Python's own source and documentation; a few minutes on two CPU cores, no network",
-        TrainConfig(
-            model=GPTConfig.preset("quickstart"),
-            optimizer=OptimizerConfig(5e-3, 2e-4, warmup_steps=30),
-            steps=300,
-            batch_size=4,
-            eval_every=60,
-            eval_batches=8,
-        ),
-    ),
-    "shakespeare-char-cpu": Run(
-        "nanoGPT's CPU example: Shakespeare by characters, validation loss 1.88 after 2000 steps",
-        TrainConfig(
-            model=GPTConfig.preset("shakespeare-char-cpu"),
-            data=DataConfig("shakespeare", "char"),
-            optimizer=OptimizerConfig(2e-3, 1e-4, warmup_steps=100, beta2=0.99),
-            steps=2000,
-            batch_size=12,
-            log_every=50,
-            eval_every=500,
-            eval_batches=200,
-            sample_tokens=500,
-        ),
-    ),
-    "shakespeare-char": Run(
-        "nanoGPT's GPU example: Shakespeare by characters, validation loss 1.47",
-        TrainConfig(
-            model=GPTConfig.preset("shakespeare-char"),
-            data=DataConfig("shakespeare", "char"),
-            optimizer=OptimizerConfig(1e-3, 1e-4, warmup_steps=100, beta2=0.99),
-            steps=5000,
-            batch_size=64,
-            eval_batches=100,
-            sample_tokens=500,
-        ),
-    ),
-    "gpt2": Run("GPT-2 124M from scratch on your text; a GPU with 40 GB", _gpt2("gpt2", 6e-4, 15)),
-    "gpt2-medium": Run("GPT-2 355M", _gpt2("gpt2-medium", 3e-4, 30)),
-    "gpt2-large": Run("GPT-2 774M", _gpt2("gpt2-large", 2.5e-4, 60)),
-    "gpt2-xl": Run("GPT-2 1.5B", _gpt2("gpt2-xl", 2e-4, 120)),
-    "tiny": Run(
-        "a second's work, for tests and first steps",
-        TrainConfig(
-            model=GPTConfig.preset("tiny", vocab_size=65),
-            data=DataConfig("shakespeare", "char"),
-            optimizer=OptimizerConfig(3e-3, 3e-4, warmup_steps=5),
-            steps=40,
-            batch_size=4,
-            log_every=1,
-            eval_every=10,
-            eval_batches=2,
-            sample_tokens=16,
-        ),
-    ),
-}
-"""The runs with a name: `jaxgpt train NAME`."""
+        return PRESETS[name].config

@@ -1,4 +1,4 @@
-"""AdamW with warm-up and cosine, put together from optax."""
+"""AdamW with warm-up and cosine, put together from optax, and what other optimizers need to know of the parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,16 @@ from jaxgpt.training.config import OptimizerConfig
 
 DECAYED = {"kernel": True, "embed": True, "position": True, "head": True, "bias": False, "scale": False}
 """Which parameters weight decay pulls towards zero, by the last word of their path. Not by rank: biases are [N, H]."""
+
+MUON_DIMENSIONS = {
+    "attn.query.kernel": ((0,), (1, 2)),  # [D, N, H]
+    "attn.key.kernel": ((0,), (1, 2)),
+    "attn.value.kernel": ((0,), (1, 2)),
+    "attn.out.kernel": ((0, 1), (2,)),  # [N, H, D]
+    "mlp.up.kernel": ((0,), (1,)),
+    "mlp.down.kernel": ((0,), (1,)),
+}
+"""The input and the output axes of the matrices that Muon orthogonalises, by their path in a block."""
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -30,24 +40,61 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     """Adam, decay by name, learning rate, for gradients that are clipped already."""
     return optax.chain(
         optax.scale_by_adam(config.beta1, config.beta2),
-        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
         optax.scale_by_learning_rate(schedule(config, steps)),
     )
 
 
-def clipped(gradients: GPT, norm: Float[Array, ""], most: float) -> GPT:
-    """Gradients of a known norm, scaled down where it is above `most` (Pascanu et al. 2013, section 3.2)."""
-    scale = jnp.minimum(1.0, most / norm)
+def clip(gradients: GPT, norm: Float[Array, ""], max_norm: float) -> GPT:
+    """Gradients of a known norm, scaled down where it is above `max_norm` (Pascanu et al. 2013, section 3.2)."""
+    scale = jnp.minimum(1.0, max_norm / norm)
     return jax.tree.map(lambda leaf: scale * leaf, gradients)
 
 
-def decayed(model: GPT) -> GPT:
-    """For each parameter, whether it decays. Raises ValueError on a parameter that the table does not name."""
+def decay_mask(model: GPT) -> GPT:
+    """For each parameter, whether weight decay applies: matrices and tables, never biases or LayerNorms.
+
+    For `mask=` of optax's optimizers. By name, since a bias of queries is [N, H] and would decay by its rank.
+
+    Example:
+        >>> import optax
+        >>> from jaxgpt import GPT, GPTConfig, decay_mask
+        >>> model = GPT(GPTConfig.preset("tiny"))
+        >>> decay_mask(model).blocks[0].attn.query.bias[...]
+        False
+        >>> optimizer = optax.adamw(1e-3, weight_decay=0.1, mask=decay_mask)
+
+    Raises ValueError on a parameter that the table does not name.
+    """
 
     def look_up(path: tuple, _: object) -> bool:
         name = path_name(path).split(".")[-1]
         if name not in DECAYED:
             raise ValueError(f"does {name!r} decay? Add it to DECAYED in jaxgpt/training/optimizer.py")
         return DECAYED[name]
+
+    return jax.tree_util.tree_map_with_path(look_up, model)
+
+
+def muon_dimensions(model: GPT) -> GPT:
+    """For each parameter, the axes by which `optax.contrib.muon` makes it a matrix; None: AdamW updates it.
+
+    Without it Muon takes each 2-D array for a matrix, tables and biases of heads included, and no attention kernel,
+    which are 3-D here (Jordan et al. 2024, "Muon").
+
+    Example:
+        >>> from optax.contrib import muon
+        >>> from jaxgpt import GPT, GPTConfig, decay_mask, muon_dimensions
+        >>> model = GPT(GPTConfig.preset("tiny"))
+        >>> muon_dimensions(model).blocks[0].attn.out.kernel[...]
+        MuonDimensionNumbers(reduction_axis=(0, 1), output_axis=(2,))
+        >>> optimizer = muon(0.02, weight_decay_mask=decay_mask, muon_weight_dimension_numbers=muon_dimensions)
+        >>> state = optimizer.init(model)
+    """
+    from optax.contrib import MuonDimensionNumbers
+
+    def look_up(path: tuple, _: object) -> MuonDimensionNumbers | None:
+        name = ".".join(path_name(path).split(".")[2:])  # without blocks.3
+        return MuonDimensionNumbers(*MUON_DIMENSIONS[name]) if name in MUON_DIMENSIONS else None
 
     return jax.tree_util.tree_map_with_path(look_up, model)

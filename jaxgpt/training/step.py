@@ -1,13 +1,13 @@
 """One update of the weights: a pure function from state to state."""
 
 import dataclasses
-from functools import cache, partial
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jax import Array
 from jax.sharding import Mesh
 from jax.stages import Compiled, Wrapped
@@ -16,156 +16,143 @@ from jaxtyping import Bool, Float, Int
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.loss import distillation_loss, next_token_loss
-from jaxgpt.model.parameters import abstract_model
+from jaxgpt.model.parameters import path_name
 from jaxgpt.ops.attention import select_backend
 from jaxgpt.ops.dropout import DropoutKey, key_per_row
 from jaxgpt.ops.platform import target_platform
-from jaxgpt.parallel.sharding import batch_sharding, shardings, state_specs
 from jaxgpt.parallel.value_and_grad import value_and_grad
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.optimizer import clipped, make_optimizer, schedule
+from jaxgpt.training.memory import memory_limit, memory_needed
+from jaxgpt.training.optimizer import clip, make_optimizer, schedule
+from jaxgpt.training.state import (
+    Optimizer,
+    TrainState,
+    abstract_batch,
+    abstract_state,
+    create_state,
+    initial_state,
+    state_shardings,
+)
 
+__all__ = [
+    "Metrics",
+    "TrainState",
+    "abstract_batch",
+    "abstract_state",
+    "compile_step",
+    "create_state",
+    "initial_state",
+    "make_step",
+    "memory_limit",
+    "memory_needed",
+    "state_shardings",
+    "train_step",
+]
 
-class TrainState(NamedTuple):
-    """Everything that changes in training."""
-
-    step: Int[Array, ""]
-    """Updates done, skipped ones included."""
-    data_offset: Int[Array, ""]
-    """Batches that a rewind left unread: the next batch is number step + passed_over."""
-    skipped: Int[Array, ""]
-    """Updates that were not made, because of their numbers."""
-    loss_ema: Float[Array, ""]
-    """Running mean of the loss, over about the last 100 steps; NaN before the first."""
-    model: GPT
-    opt_state: optax.OptState
+Loss = Callable[..., Any]
+"""loss(model, tokens, key) -> a scalar, or a scalar and a dict of scalars. With a teacher, it comes after the key."""
 
 
 class Metrics(NamedTuple):
-    """What a step tells."""
+    """The numbers of a step."""
 
     loss: Float[Array, ""]
-    """Nats per token, on the batch, before the update."""
+    """The mean over the batch, before the update; of the default loss, nats per token."""
     grad_norm: Float[Array, ""]
     """Before clipping."""
-    learning_rate: Float[Array, ""]
+    learning_rate: Float[Array, ""] | None
+    """Of this update. None: an optimizer of your own, which does not tell it by optax.inject_hyperparams."""
     skipped: Int[Array, ""]
     """Updates not made so far."""
     data_offset: Int[Array, ""]
-    """Batches that rewinds left unread so far."""
-    bad: Bool[Array, ""]
+    """Batches that rollbacks left unread so far."""
+    nonfinite_or_spike: Bool[Array, ""]
     """Whether this step's loss or gradient is not finite, or the loss jumped by more than the config allows."""
+    aux: dict[str, Float[Array, ""]] = {}  # noqa: RUF012  a NamedTuple's default
+    """What the loss returned beside the loss: means over microbatches and devices."""
 
 
-def initial_state(config: TrainConfig, mesh: Mesh) -> TrainState:
-    """Fresh weights from the seed, no updates done. Each device makes only what it holds."""
-    # At the usual level the random numbers of a small model take three times as long to compile, and run no faster.
-    options = {"xla_backend_optimization_level": 1}
-    make = jax.jit(partial(_fresh, config), compiler_options=options, out_shardings=state_shardings(config, mesh))
-    return make(jax.random.key(config.seed))
-
-
-def abstract_state(config: TrainConfig, mesh: Mesh) -> TrainState:
-    """The state's shapes and where they live, without its numbers."""
-    return jax.tree.map(lambda leaf, place: leaf.update(sharding=place), _shapes(config), state_shardings(config, mesh))
-
-
-def abstract_batch(config: TrainConfig, mesh: Mesh) -> jax.ShapeDtypeStruct:
-    """The shape of a step's tokens, and where they live."""
-    shape = (config.batch_size, config.model.context_length + 1)
-    return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
-
-
-def state_shardings(config: TrainConfig, mesh: Mesh) -> TrainState:
-    """Where each leaf of the state lives."""
-    return shardings(state_specs(_shapes(config), mesh), mesh)
-
-
-@cache
-def _shapes(config: TrainConfig) -> TrainState:
-    """Read only: a start asks for them several times."""
-    return jax.eval_shape(partial(create_state, config), abstract_model(config.model))
-
-
-def _fresh(config: TrainConfig, key: Array) -> TrainState:
-    return create_state(config, GPT(config.model, rngs=nnx.Rngs(key)))
-
-
-def create_state(config: TrainConfig, model: GPT) -> TrainState:
-    """A model before its first update."""
-    opt_state = make_optimizer(config.optimizer, config.steps).init(model)
-    return TrainState(jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.float32(jnp.nan), model, opt_state)
-
-
-def make_step(config: TrainConfig, mesh: Mesh) -> Wrapped:
-    """The compiled step; the state given to it is used up."""
-    step = partial(train_step, config=config, mesh=mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings(config, mesh), None))
+def make_step(config: TrainConfig, mesh: Mesh, optimizer: Optimizer | None = None, loss: Loss | None = None) -> Wrapped:
+    """The step under jit; the state given to it is donated."""
+    step = partial(train_step, config=config, mesh=mesh, optimizer=optimizer, loss=loss)
+    return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings(config, mesh, optimizer), None))
 
 
 def compile_step(
     config: TrainConfig,
     mesh: Mesh,
     *arguments: Any,
+    optimizer: Optimizer | None = None,
+    loss: Loss | None = None,
     limit: int | None = None,
     options: dict[str, Any] | None = None,
 ) -> tuple[Compiled, str]:
     """The step compiled for these arguments, or their shapes, and its remat: `auto` decided by bytes per device."""
     if config.remat != "auto":
-        return make_step(config, mesh).lower(*arguments).compile(options), config.remat
+        return make_step(config, mesh, optimizer, loss).lower(*arguments).compile(options), config.remat
     none, block = (dataclasses.replace(config, remat=remat) for remat in ("none", "block"))
-    compiled, remat = compile_step(none, mesh, *arguments, options=options)
+    rule: dict[str, Any] = {"optimizer": optimizer, "loss": loss, "options": options}
+    compiled, remat = compile_step(none, mesh, *arguments, **rule)
     if limit is None or memory_needed(compiled) <= limit:
         return compiled, remat
     del compiled
-    return compile_step(block, mesh, *arguments, options=options)
-
-
-def memory_needed(compiled: Compiled) -> int:
-    """Bytes on each device while a program runs: what it is given, makes, and needs between."""
-    memory: Any = compiled.memory_analysis()
-    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return kept + memory.temp_size_in_bytes
-
-
-def memory_limit(mesh: Mesh) -> int | None:
-    """Bytes of each device that JAX may use. None: not known, such as on a CPU."""
-    device = mesh.local_mesh.devices.flat[0]
-    return (device.memory_stats() or {}).get("bytes_limit")
+    return compile_step(block, mesh, *arguments, **rule)
 
 
 def train_step(
-    state: TrainState, tokens: Int[Array, "B S"], teacher: GPT | None = None, *, config: TrainConfig, mesh: Mesh
+    state: TrainState,
+    tokens: Int[Array, "B S"],
+    teacher: GPT | None = None,
+    *,
+    config: TrainConfig,
+    mesh: Mesh,
+    optimizer: Optimizer | None = None,
+    loss: Loss | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """The gradient of the mean loss over the batch, and one AdamW update with it. With a teacher, distillation."""
-    tx = make_optimizer(config.optimizer, config.steps)
-    keys = dropout_keys(config, state.step, tokens.shape[0])
-    gradient = value_and_grad(
-        next_token_loss if teacher is None else distillation_loss,
-        mesh,
-        microbatches=config.microbatches,
-        zero=config.zero,
-        remat="none" if config.remat == "auto" else config.remat,
-        grad_dtype=config.grad_dtype,
-    )
-    teachers = () if teacher is None else (teacher,)
-    (loss, _), grads, grad_norm = gradient(state.model, tokens, keys, *teachers)
-    grads = clipped(grads, grad_norm, config.optimizer.clip_norm)
-    updates, opt_state = tx.update(grads, state.opt_state, state.model)
-    model = optax.apply_updates(state.model, updates)
+    """The gradient of the mean loss over the batch, and one update with it. With a teacher, distillation."""
+    loss = loss or (next_token_loss if teacher is None else distillation_loss)
+    frozen = () if teacher is None else (teacher,)
+    key = dropout_keys(config, state.step, tokens.shape[0])
+    remat = "none" if config.remat == "auto" else config.remat
+    strategy: dict[str, Any] = {"zero": config.zero, "remat": remat, "grad_dtype": config.grad_dtype}
+    gradient = value_and_grad(loss, mesh, microbatches=config.microbatches, **strategy)
+    (value, aux), grads, grad_norm = gradient(state.model, tokens, key, *frozen)
+    model, opt_state = _update(state, grads, grad_norm, config, optimizer)
+    rate = _learning_rate(state, opt_state, config, optimizer)
 
-    bad = ~jnp.isfinite(loss + grad_norm)
+    bad = ~jnp.isfinite(value + grad_norm)
     if config.spike is not None:
-        bad = bad | (loss > state.loss_ema + config.spike)
+        bad = bad | (value > state.loss_ema + config.spike)
     skipped = state.skipped
     if config.on_nonfinite == "skip":
         model, opt_state = jax.tree.map(partial(jnp.where, bad), (state.model, state.opt_state), (model, opt_state))
         skipped = skipped + bad
-    usual = jnp.where(jnp.isnan(state.loss_ema), loss, 0.99 * state.loss_ema + 0.01 * loss)
-    usual = jnp.where(bad, state.loss_ema, usual)
-    rate = schedule(config.optimizer, config.steps)(state.step)
-    metrics = Metrics(loss, grad_norm, rate, skipped, state.data_offset, bad)
-    return TrainState(state.step + 1, state.data_offset, skipped, usual, model, opt_state), metrics
+    ema = jnp.where(jnp.isnan(state.loss_ema), value, 0.99 * state.loss_ema + 0.01 * value)
+    ema = jnp.where(bad, state.loss_ema, ema)
+    metrics = Metrics(value, grad_norm, rate, skipped, state.data_offset, bad, aux)
+    return TrainState(state.step + 1, state.data_offset, skipped, ema, model, opt_state), metrics
+
+
+def _update(
+    state: TrainState, grads: GPT, grad_norm: Float[Array, ""], config: TrainConfig, optimizer: Optimizer | None
+) -> tuple[GPT, optax.OptState]:
+    """The model and the optimizer's state after the update. An optimizer of one's own gets the gradient unclipped."""
+    if optimizer is None:
+        optimizer = make_optimizer(config.optimizer, config.steps)
+        grads = clip(grads, grad_norm, config.optimizer.clip_norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.model)  # type: ignore[arg-type]
+    return optax.apply_updates(state.model, updates), opt_state  # type: ignore[arg-type, return-value]
+
+
+def _learning_rate(
+    state: TrainState, updated: optax.OptState, config: TrainConfig, optimizer: Optimizer | None
+) -> Float[Array, ""] | None:
+    """The rate of this update: the schedule counts the updates that were made, so skipped ones do not move it."""
+    if optimizer is None:
+        return schedule(config.optimizer, config.steps)(state.step - state.skipped)
+    leaves = jax.tree_util.tree_leaves_with_path(updated)
+    told = [leaf for path, leaf in leaves if path_name(path).endswith("hyperparams.learning_rate")]
+    return jnp.float32(told[0]) if told else None
 
 
 def dropout_keys(config: TrainConfig, step: Int[Array, ""], rows: int) -> DropoutKey:

@@ -16,7 +16,7 @@ from jaxgpt.evaluation.evaluate import evaluate
 from jaxgpt.evaluation.tasks.run import TASKS
 from jaxgpt.training.run import read_run
 from tests.runs import EVAL_EVERY, STEPS, jaxgpt, lines, quick_compilation, start, state, steps_saved, write_text
-from tests.training.test_metrics import events
+from tests.training.test_metrics import scalars
 
 
 @pytest.fixture
@@ -130,12 +130,9 @@ def test_a_wrong_flag_is_refused_with_the_cure(flags, message, tmp_path, monkeyp
     ids=["empty", "blank", "binary", "not UTF-8", "short", "short held-back part", "other characters"],
 )
 def test_a_text_that_cannot_be_trained_on_is_refused_and_nothing_written(content, message, tmp_path):
-    path, vocabulary = tmp_path / "text.txt", ()
+    path = tmp_path / "text.txt"
     path.write_bytes(content)
-    if content == b"abc" * 50:
-        vocabulary = ("--model.vocab-size", 3)
-    if content == b"too short":
-        vocabulary = ("--model.vocab-size", 7)
+    vocabulary = ("--model.vocab-size", 65) if content == b"abcdefgh" * 200 else ()
     found = one_line("train", "tiny", "--run", tmp_path / "run", "--data.source", path, *vocabulary)
     assert message.format(path=path) in found
     assert not (tmp_path / "run").exists()
@@ -190,13 +187,13 @@ def test_training_leaves_the_folder_of_the_contract(trained):
     }
     assert json.loads((trained / "config.json").read_text())["config"]["steps"] == STEPS
     found = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in found] == list(range(1, STEPS + 1))
-    assert all({"step", "loss", "tokens_per_second", "learning_rate", "grad_norm"} <= line.keys() for line in found)
+    assert [line["step"] for line in found] == list(range(STEPS + 1))
+    assert all({"step", "loss", "tokens_per_second", "learning_rate", "grad_norm"} <= line.keys() for line in found[1:])
     validated = [line["step"] for line in found if "val_loss" in line]
-    assert validated == list(range(EVAL_EVERY, STEPS + 1, EVAL_EVERY))
+    assert validated == list(range(0, STEPS + 1, EVAL_EVERY))
     assert steps_saved(trained)[-2:] == [STEPS - EVAL_EVERY, STEPS]
     assert [path.name for path in (trained / "samples").iterdir()] == [f"{STEPS}.txt"]
-    assert events(trained) == {
+    assert scalars(trained) == {
         (line["step"], name): pytest.approx(value) for line in found for name, value in line.items() if name != "step"
     }
 
@@ -310,7 +307,7 @@ def test_evaluate_on_a_text_of_other_characters_is_refused(trained, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--model.num-layers", "3"), "is a run with model="),
+        (("--model.num-layers", "3"), "is a run with model.num_layers=1, not 3:"),
         (("--seed", "1"), "is a run with seed=0, not 1"),
         (("--run", "elsewhere"), "already names the run folder; leave out --run elsewhere"),
     ],
@@ -340,9 +337,9 @@ def test_resuming_on_a_text_that_changed_is_refused_and_changes_nothing(copy, te
 
 
 def test_a_run_finds_its_text_from_any_folder(text, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxgpt.commands.train._train", lambda *_: 0)
     monkeypatch.chdir(tmp_path)
-    assert jaxgpt("train", "tiny", "--data.source", text.name, "--run", "run").code == 0
+    flags = ("--model.num-layers", 1, "--steps", 0, "--sample-tokens", 0)
+    assert jaxgpt("train", "tiny", *flags, "--data.source", text.name, "--run", "run").code == 0
     assert read_run(Path("run")).config.data.source == str(text)
     monkeypatch.chdir("run")
     assert jaxgpt("train", "--resume", ".", "--data.source", f"../{text.name}").code == 0
@@ -376,7 +373,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(trained, 
     assert f" at step {STEPS + 2}: " in outcome.err or f" at step {STEPS + 3}: " in outcome.err
     assert outcome.err.count("\n") == 1
     assert all(np.array_equal(before[name], now) for name, now in state(copy).items())
-    assert lines(copy)[:STEPS] == lines(trained)
+    assert lines(copy)[: STEPS + 1] == lines(trained)
     assert read_run(copy).config.steps == STEPS + EVAL_EVERY
 
 

@@ -14,11 +14,11 @@ from tests.runs import QUICKLY, ROOT, free_port, without_torch
 MOMENTS = {
     "before connecting": ("jaxgpt.runtime.processes", "initialize"),
     "preparing data": ("jaxgpt.data", "prepare"),
-    "compiling": ("jaxgpt.training.loop", "compile_step"),
+    "compiling": ("jaxgpt.training.trainer", "compile_step"),
     "step": ("jaxgpt.runtime.signals", "Stops.after"),
-    "validation": ("jaxgpt.training.loop", "device_put_batch"),
+    "validation": ("jaxgpt.training.validation", "device_put_batch"),
     "save": ("jaxgpt.training.checkpoint", "checksums"),
-    "end": ("jaxgpt.commands.train", "_print_sample"),
+    "end": ("jaxgpt.training.sample", "write_sample"),
 }
 """Moment of a run: the function whose call begins it."""
 

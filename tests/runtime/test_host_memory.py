@@ -59,8 +59,8 @@ def test_the_environment_has_the_last_word():
 @pytest.mark.parametrize(("largest", "returned"), [(0, 1), (2**29, 0)])
 def test_a_run_whose_step_needs_more_than_the_bound_returns_memory(largest, returned, monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr("jaxgpt.training.loop.LARGEST_KEPT", largest)
-    monkeypatch.setattr("jaxgpt.training.loop.return_freed_memory", lambda: calls.append("returned"))
+    monkeypatch.setattr("jaxgpt.training.start.LARGEST_KEPT", largest)
+    monkeypatch.setattr("jaxgpt.training.start.return_freed_memory", lambda: calls.append("returned"))
     text, run = write_text(tmp_path / "text.txt"), tmp_path / "run"
     outcome = jaxgpt("train", "tiny", "--steps", 1, "--sample-tokens", 0, "--data.source", text, "--run", run)
     assert outcome.code == 0, outcome

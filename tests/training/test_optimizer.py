@@ -9,7 +9,7 @@ import pytest
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.parameters import abstract_model, named_parameters
 from jaxgpt.training.config import OptimizerConfig
-from jaxgpt.training.optimizer import clipped, decayed, make_optimizer, schedule
+from jaxgpt.training.optimizer import clip, decay_mask, make_optimizer, schedule
 from tests.runs import quick
 from tests.variants import BASELINE, VARIANTS
 
@@ -74,7 +74,7 @@ def test_the_optimizer_is_adamw_with_clipping_and_decay_by_name(oracle):
     # Norms above and below clip_norm, so that clipping both acts and does not.
     gradients = [weights(1 + t, scale) for t, scale in enumerate((1.0, 0.02, 3.0, 0.05, 1.0))]
     tx = make_optimizer(CONFIG, STEPS)
-    update = quick(lambda g, *rest: tx.update(clipped(g, optax.tree.norm(g), CONFIG.clip_norm), *rest))
+    update = quick(lambda g, *rest: tx.update(clip(g, optax.tree.norm(g), CONFIG.clip_norm), *rest))
     w = {name: jnp.asarray(value) for name, value in start.items()}
     state = tx.init(w)
     for gradient in gradients:
@@ -94,7 +94,7 @@ def test_the_optimizer_is_adamw_with_clipping_and_decay_by_name(oracle):
     ids=[*VARIANTS, "untied", "no biases"],
 )
 def test_every_parameter_of_every_variant_decays_or_not_by_its_name(config: GPTConfig):
-    found = named_parameters(decayed(abstract_model(config)))
+    found = named_parameters(decay_mask(abstract_model(config)))
     # The rule in other words: tables at the top, and the matrices of linear maps; nothing that is added or scales.
     expected = {name: name in ("embed", "position", "head") or name.endswith(".kernel") for name in found}
     assert found == expected
@@ -102,14 +102,14 @@ def test_every_parameter_of_every_variant_decays_or_not_by_its_name(config: GPTC
 
 
 def test_biases_of_heads_do_not_decay_although_they_are_matrices():
-    found = named_parameters(decayed(abstract_model(BASELINE)))
+    found = named_parameters(decay_mask(abstract_model(BASELINE)))
     assert abstract_model(BASELINE).blocks[0].attn.query.bias.ndim == 2
     assert not found["blocks.0.attn.query.bias"]
 
 
 def test_a_parameter_that_the_table_does_not_name_is_an_error():
     with pytest.raises(ValueError, match=r"does 'gain' decay\? Add it to DECAYED"):
-        decayed({"blocks": [{"kernel": 0, "gain": 0}]})
+        decay_mask({"blocks": [{"kernel": 0, "gain": 0}]})
 
 
 @pytest.mark.parametrize("step", range(STEPS + 1))

@@ -138,7 +138,7 @@ def test_a_step_drops_by_its_own_number(monkeypatch, number):
     class Asked(Exception):  # noqa: N818  no error
         pass
 
-    def ask(model, tokens, keys, *_, **__):
+    def ask(model, tokens, keys):
         raise Asked(jax.random.key_data(keys).tolist())
 
     monkeypatch.setattr("jaxgpt.training.step.value_and_grad", lambda *_, **__: ask)

@@ -1,0 +1,262 @@
+"""`jaxgpt.train`: a whole training run by one call. The command `jaxgpt train` is a caller of it."""
+
+import dataclasses
+import difflib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.console import Console
+
+from jaxgpt.errors import UserError
+from jaxgpt.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from jaxgpt.config import GPTConfig
+    from jaxgpt.data import Tokenizer
+    from jaxgpt.model.gpt import GPT
+    from jaxgpt.training.loop import Callback
+    from jaxgpt.training.run import Run
+    from jaxgpt.training.source import Data
+    from jaxgpt.training.state import Optimizer, TrainState
+    from jaxgpt.training.step import Loss
+    from jaxgpt.training.trainer import Trainer
+
+
+class TrainResult(NamedTuple):
+    """What a run came to.
+
+    Example:
+        >>> import tempfile, jaxgpt
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = jaxgpt.train("tiny", data=list(range(20)) * 40, folder=f"{folder}/run", steps=2, quiet=True)
+        >>> [line["step"] for line in result.history]
+        [0, 1, 2]
+    """
+
+    model: "GPT"
+    """Sharded over the run's mesh."""
+    run: "Run"
+    history: list[dict[str, Any]]
+    """The lines of metrics.jsonl; a number that is not finite is None."""
+
+
+def train(
+    config: TrainConfig | str | None = None,
+    *,
+    data: "Data | None" = None,
+    model: "GPT | None" = None,
+    folder: str | Path | None = None,
+    optimizer: "Optimizer | None" = None,
+    loss: "Loss | None" = None,
+    callbacks: "Sequence[Callback]" = (),
+    mesh: "Mesh | None" = None,
+    resume: bool = False,
+    quiet: bool = False,
+    **overrides: Any,
+) -> TrainResult:
+    """Train a GPT, or go on with a run.
+
+    Args:
+        config: A preset's name or a TrainConfig. None: the quickstart preset; with `resume`, the run's own.
+        data: A text's name or path, token ids [N] (the last tenth is validation), or a TokenData.
+        model: Start from these weights, which stay yours. A preset takes their architecture.
+        folder: The run folder to make, by default runs/NAME-DATE-TIME; with `resume`, the one to go on with.
+        optimizer: Any optax transformation, in place of AdamW with the schedule of `config.optimizer`. It gets the
+            gradient as it is: clip in it. Its state is sharded and saved.
+        loss: loss(model, tokens int32[B, T+1], key) -> a scalar, or a scalar and a dict of scalars, which are reported.
+        callbacks: Each is called as callback(step, metrics, state, trainer) on the main process, with every line of
+            metrics, and may return "stop" or "save". The state is only valid until it returns.
+        mesh: The devices; by default made by `config.mesh`.
+        resume: Go on after the newest checkpoint in `folder`.
+        quiet: Print nothing, write no sample.
+        overrides: Fields of the config by name: steps=100, learning_rate=1e-3, model__window=256 (or "model.window").
+
+    Raises UserError where something does not fit, TrainingStopped where a signal stopped the run, which is saved.
+
+    Example:
+        >>> import tempfile, jaxgpt
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = jaxgpt.train("tiny", data=list(range(20)) * 40, folder=f"{folder}/run", steps=8, quiet=True)
+        >>> result.history[-1]["loss"] < result.history[1]["loss"]
+        True
+    """
+    from jaxgpt.training.trainer import Trainer
+
+    name = config if isinstance(config, str) else "quickstart" if config is None and not resume else "run"
+    config = override(_architecture(_config(config, folder, resume), name, model), overrides)
+    trainer = Trainer(
+        config,
+        data=data,
+        folder=folder,
+        optimizer=optimizer,
+        loss=loss,
+        mesh=mesh,
+        teacher=_teacher(config),
+        tokenizer=_tokenizer(config, folder if resume else None),
+        vocabulary_by_hand=model is not None or any(_field(name) == "model.vocab_size" for name in overrides),
+    )
+    trainer.name = name
+    if model is not None:
+        trainer.from_python["model"] = "a model"
+    with trainer:
+        return _run(trainer, _weights(trainer, model), resume, callbacks, quiet)
+
+
+def _config(config: TrainConfig | str | None, folder: str | Path | None, resume: bool) -> TrainConfig:
+    """The config that was asked for. Raises UserError where `resume` has nothing to go on with."""
+    from jaxgpt.training.run import read_run
+
+    if not resume:
+        return TrainConfig.preset(config or "quickstart") if config is None or isinstance(config, str) else config
+    if folder is None or not str(folder).strip():
+        raise UserError("resume needs the run to go on with: folder=...")
+    if isinstance(config, str):
+        raise UserError(f"a run to resume knows its preset; leave out {config!r}")
+    run = read_run(Path(folder))
+    return run.config if config is None else config
+
+
+def _architecture(config: TrainConfig, name: str, model: "GPT | None") -> TrainConfig:
+    """With the model's own architecture, unless the config asks for another; `take` fits the weights to that."""
+    if model is None or (name == "run" and config.model != TrainConfig().model):
+        return config
+    return dataclasses.replace(config, model=model.config)
+
+
+def override(config: TrainConfig, fields: dict[str, Any]) -> TrainConfig:
+    """The config with fields changed, by their names or by dotted ones. Raises UserError on one that is not there."""
+    for given, value in fields.items():
+        name = _field(given)
+        outer, _, inner = name.rpartition(".")
+        changed = dataclasses.replace(getattr(config, outer), **{inner: value}) if outer else value
+        config = dataclasses.replace(config, **{outer or inner: changed})
+    return config
+
+
+def _field(given: str) -> str:
+    """The dotted name of a field of the config, such as optimizer.learning_rate, which learning_rate alone says too."""
+    names = []
+    for field in dataclasses.fields(TrainConfig):
+        default = field.default_factory() if callable(field.default_factory) else None
+        nested = dataclasses.fields(default) if dataclasses.is_dataclass(default) else ()
+        names += [f"{field.name}.{inner.name}" for inner in nested] or [field.name]
+    dotted = given.replace("__", ".")
+    found = [name for name in names if name == dotted] or [name for name in names if name.endswith(f".{dotted}")]
+    if len(found) != 1:
+        close = found or difflib.get_close_matches(dotted, [*names, *(name.split(".")[-1] for name in names)])
+        raise UserError(f"{given!r} is no field of TrainConfig; did you mean {' or '.join(close) or 'steps'}?")
+    return found[0]
+
+
+def _teacher(config: TrainConfig) -> "GPT | None":
+    """The model to learn from. Raises UserError where it counts tokens differently."""
+    if config.distill is None:
+        return None
+    from jaxgpt.loading import load
+
+    teacher = load(config.distill, dtype=config.model.dtype)
+    if teacher.config.vocab_size != config.model.vocab_size:
+        raise UserError(
+            f"--distill {config.distill} has {teacher.config.vocab_size} tokens and the model "
+            f"{config.model.vocab_size}; distillation needs the same vocabulary"
+        )
+    teacher.config.check_length(config.model.context_length)
+    return teacher
+
+
+def _tokenizer(config: TrainConfig, resumed: str | Path | None) -> "Tokenizer | None":
+    """The tokenizer of the run that is resumed, or of the weights it starts from. None: the config's."""
+    from jaxgpt.data.tokenizer_files import read_tokenizer
+    from jaxgpt.training.run import is_run, read_run
+
+    if resumed is not None:
+        return read_run(Path(resumed)).given_tokenizer
+    if config.init is None:
+        return None
+    from converters.hub import local_path
+    from jaxgpt.loading import load_tokenizer
+
+    named = config.data.tokenizer == "char"
+    if named and not is_run(Path(config.init)) and read_tokenizer(local_path(config.init)) is None:
+        sys.stderr.write(f"{config.init} has no tokenizer; the text is read by its characters, as the config says\n")
+        return None
+    return load_tokenizer(config.init)
+
+
+def source_config(source: str) -> "GPTConfig":
+    """The architecture of the model at a source, without its weights."""
+    from jaxgpt.training.run import is_run, read_run
+
+    if is_run(Path(source)):
+        return read_run(Path(source)).config.model
+    from converters.hub import local_path
+    from converters.sources import read_source
+
+    return read_source(local_path(source)).config
+
+
+def _weights(trainer: "Trainer", model: "GPT | None") -> "Callable[[], TrainState] | None":
+    """What makes the first state of given weights, fitted to the config. No copy of them is kept beside it."""
+    config = trainer.config
+    if model is not None:
+        return lambda: trainer.init(_adapted(model, config.model))
+    if config.init is None:
+        return None
+    from jaxgpt.loading import load
+
+    init = config.init
+    return lambda: trainer.take(_adapted(load(init), config.model))
+
+
+def _adapted(model: "GPT", config: "GPTConfig") -> "GPT":
+    from jaxgpt.loading import adapt_weights
+
+    return model if model.config == config else adapt_weights(model, config)
+
+
+def _run(
+    trainer: "Trainer",
+    weights: "Callable[[], TrainState] | None",
+    resume: bool,
+    callbacks: "Sequence[Callback]",
+    quiet: bool,
+) -> TrainResult:
+    """Make or open the folder, train, and write a sample."""
+    from jaxgpt.runtime import watchdog
+    from jaxgpt.runtime.processes import is_main_process
+    from jaxgpt.runtime.signals import set_resume_command
+    from jaxgpt.training.header import print_header
+    from jaxgpt.training.loop import run_to_end
+    from jaxgpt.training.run import check_is_new, resume_command
+    from jaxgpt.training.sample import write_sample
+    from jaxgpt.training.start import start
+
+    # Prints what it is given: paths and samples may hold what rich would read as markup. Only one process speaks.
+    console = Console(highlight=False, markup=False, emoji=False, quiet=quiet or not is_main_process())
+    if trainer.folder is not None and not resume:
+        check_is_new(trainer.folder)
+    is_new = not resume and weights is not None
+    run = trainer.create(weights) if is_new else trainer.create()
+    print_header(trainer, console)
+    began = time.perf_counter()
+    set_resume_command(resume_command(run.folder))
+    watchdog.start()
+    watchdog.set_cure(f"whole checkpoints are kept, start all processes again with {resume_command(run.folder)}")
+    state, before = start(trainer, console, weights)
+    state = run_to_end(trainer, state, console, callbacks, before)
+    console.print(f"done in {time.perf_counter() - began:.0f} s")
+    if trainer.config.sample_tokens and not quiet and run.given_tokenizer is not None:
+        write_sample(run, state.model, console)
+    return TrainResult(state.model, run, read_history(run.folder))
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; none where this process cannot see it."""
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

@@ -1,0 +1,42 @@
+"""What a run is, printed where it begins."""
+
+import jax
+from rich.console import Console
+
+from jaxgpt.model.parameters import abstract_model, num_parameters
+from jaxgpt.parallel.sharding import bytes_per_device
+from jaxgpt.runtime.processes import count_hosts
+from jaxgpt.training.state import abstract_state
+from jaxgpt.training.step import describe_attention
+from jaxgpt.training.trainer import Trainer
+
+
+def print_header(trainer: Trainer, console: Console) -> None:
+    """Run, model, data, steps and devices, a line each."""
+    config, mesh, device = trainer.config, trainer.mesh, jax.devices()[0]
+    counts = {name: split["tokens"] for name, split in trainer.data.manifest["splits"].items()}
+    source = trainer.from_python.get("data", config.data.source)
+    tokens = config.batch_size * config.model.context_length
+    rows = {
+        "run": trainer.run.folder,
+        "model": f"{num_parameters(abstract_model(config.model)):,} parameters, {config.model.dtype}",
+        "data": f"{source}: {counts['train']:,} tokens, {counts['validation']:,} for validation",
+        "steps": f"{config.steps} of {config.batch_size} x {config.model.context_length} tokens",
+        "device": f"{device.device_kind}; attention: {describe_attention(config.model)}",
+    }
+    if len(jax.devices()) > 1:
+        where = f"{_counted(count_hosts(), 'host')}, {_counted(jax.process_count(), 'process')}"
+        rows["mesh"] = (
+            f"{where}, {mesh.size} of {len(jax.devices())} devices: "
+            f"data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}, zero {config.zero}"
+        )
+        rows["each"] = (
+            f"{bytes_per_device(abstract_state(config, mesh, trainer.optimizer)) / 1e6:,.1f} MB of state, "
+            f"{tokens // mesh.size:,} tokens a step in {config.microbatches} microbatches"
+        )
+    for name, value in rows.items():
+        console.print(f"{name:<7} {value}", soft_wrap=True)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"

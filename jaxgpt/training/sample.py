@@ -1,0 +1,23 @@
+"""A text by the trained model, at the end of a run."""
+
+from rich.console import Console
+
+from jaxgpt.inference.generate import generate
+from jaxgpt.model.gpt import GPT
+from jaxgpt.runtime.processes import is_main_process
+from jaxgpt.training.run import Run
+
+
+def write_sample(run: Run, model: GPT, console: Console) -> None:
+    """Write a sample into the run folder and show it."""
+    end = run.tokenizer.end_of_text
+    prompt = [end] if end is not None else run.tokenizer.encode("\n").tolist()
+    count, seed = run.config.sample_tokens, run.config.seed
+    tokens = generate(model, [prompt], count, temperature=0.8, seed=seed, stop_token=end, slide=True)
+    text = run.tokenizer.decode(token for token in tokens[0] if token != end)
+    if is_main_process():
+        (run.folder / "samples").mkdir(exist_ok=True)
+        (run.folder / "samples" / f"{run.config.steps}.txt").write_text(text, encoding="utf-8")
+    console.rule("sample")
+    console.print(text, soft_wrap=True)
+    console.rule()
