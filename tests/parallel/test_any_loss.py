@@ -13,7 +13,7 @@ from jaxgpt.model.blocks import Blocks
 from jaxgpt.model.loss import next_token_loss
 from jaxgpt.model.parameters import named_parameters
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
-from jaxgpt.parallel.sharding import batch_sharding, shard
+from jaxgpt.parallel.sharding import batch_sharding, parameter_sharding, shard
 from jaxgpt.parallel.value_and_grad import mean_loss, value_and_grad
 from jaxgpt.parallel.view import Unsharder
 from tests.runs import quick
@@ -150,3 +150,16 @@ def test_the_public_mesh_takes_sizes():
     assert dict(make_mesh(fsdp=4).shape) == {"data": 2, "fsdp": 4}
     with pytest.raises(UserError, match="leaves 6 of 8 devices idle"):
         make_mesh(data=2)
+
+
+def test_a_parameter_is_sharded_along_its_first_axis_that_divides_wherever_it_comes_from():
+    mesh = MESHES["1x8"]
+    expected = {
+        ("embed", (128, 32)): ("fsdp",),
+        ("blocks.1.attn.query.kernel", (32, 4, 8)): ("fsdp",),
+        ("blocks.1.attn.out.kernel", (4, 8, 32)): (None, "fsdp"),
+        ("blocks.1.mlp.up.kernel", (32, 128)): ("fsdp",),
+        ("blocks.0.mlp.down.bias", (32,)): (),
+    }
+    for (path, shape), spec in expected.items():
+        assert tuple(parameter_sharding(path, shape, mesh).spec) == spec, path
