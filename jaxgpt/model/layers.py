@@ -27,7 +27,7 @@ class Linear(nnx.Module):
         batch, outputs = x.shape[: x.ndim - self.num_inputs], self.kernel.shape[self.num_inputs :]
         rows, columns = math.prod(batch), math.prod(outputs)  # as matrices: XLA fuses a bias of rank 1 into the product
         kernel = self.kernel[...].astype(x.dtype).reshape(-1, columns)
-        bias = None if self.bias is None else self.bias[...].astype(x.dtype).reshape(columns)
+        bias = None if self.bias is None else self.bias[...].astype(x.dtype).reshape(1, columns)
         return linear(x.reshape(rows, -1), kernel, bias).reshape(*batch, *outputs)
 
 

@@ -6,11 +6,11 @@ from jaxtyping import Float, Shaped
 
 
 def linear(
-    x: Float[Array, "M I"], kernel: Float[Array, "I O"], bias: Float[Array, " O"] | None = None
+    x: Float[Array, "M I"], kernel: Float[Array, "I O"], bias: Float[Array, "1 O"] | None = None
 ) -> Float[Array, "M O"]:
     """Returns x W + b."""
     y = x @ kernel
-    return y if bias is None else y + bias[None, :]
+    return y if bias is None else y + bias
 
 
 def pad_rows(x: Shaped[Array, "M ..."], rows: int) -> Shaped[Array, "R ..."]:
