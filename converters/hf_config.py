@@ -194,29 +194,47 @@ def _refusal(name: str, value: object, allowed: object) -> UserError:
 
 
 def _made(ours: Fields) -> GPTConfig:
-    for name in ("tie_embeddings", "scale_attention_by_layer"):
-        if not isinstance(ours.get(name, False), bool):
-            raise UserError(f"config.json gives {shown(ours[name])} for {name}, which has to be true or false")
     for name in ("layer_norm_epsilon", "rope_theta"):
-        if name in ours:
-            ours[name] = _number(name, ours[name])
+        if isinstance(ours.get(name), int) and not isinstance(ours[name], bool) and abs(ours[name]) < LARGEST:
+            ours[name] = float(ours[name])
     return checked_config(ours)
 
 
 LARGEST = 10**7
+WHOLE = ("vocab_size", "context_length", "num_layers", "num_heads", "d_model")
+WHOLE_OR_NONE = ("num_kv_heads", "d_mlp")
+TRUE_OR_FALSE = ("tie_embeddings", "bias", "scale_attention_by_layer", "scan_layers")
+NUMBERS = ("layer_norm_epsilon", "rope_theta", "dropout")
 
 
 def checked_config(fields: Fields) -> GPTConfig:
-    """The config of fields from a file. Raises UserError on a size that no model has, before anything is made."""
+    """The config of fields from a file.
+
+    Raises UserError on a value of another type, and on a size that no model has, before anything is made.
+    """
     for name, value in fields.items():
-        if isinstance(value, int) and value > LARGEST:
-            raise UserError(
-                f"{name}={shown(value)} in the file is larger than {LARGEST}, no size of a GPT: get it again"
-            )
-    return GPTConfig.from_dict(fields)
+        if problem := _problem(name, value):
+            raise UserError(f"{name}={shown(value)} in the file {problem}: get it again")
+    try:
+        return GPTConfig.from_dict(fields)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise UserError(f"config.json gives {shown(value)} for {name}, which has to be a number above 0")
-    return float(value)
+def _problem(name: str, value: object) -> str | None:
+    """What is wrong with the type or the size of a field's value."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole and abs(value) > LARGEST:  # type: ignore[arg-type]
+        return f"is larger than {LARGEST}, no size of a GPT"
+    if name in NUMBERS:
+        number = whole or isinstance(value, float)
+        return None if number and 0 <= value < 1e30 else "has to be a number above 0"  # type: ignore[operator]
+    if name in TRUE_OR_FALSE:
+        return None if isinstance(value, bool) else "has to be true or false"
+    if name in WHOLE or name in WHOLE_OR_NONE:
+        return None if whole or (value is None and name in WHOLE_OR_NONE) else "has to be a whole number"
+    if name == "window":
+        widths = value if isinstance(value, list | tuple) else [value]
+        fine = all(width is None or (type(width) is int and width <= LARGEST) for width in widths)
+        return None if fine else "has to be a whole number, null, or a list of these"
+    return None if isinstance(value, str) else "has to be a word"
