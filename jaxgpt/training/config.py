@@ -100,6 +100,14 @@ class TrainConfig:
     """Steps between two validations; a checkpoint is saved with each."""
     eval_batches: int = 20
     """Batches of held-back text that a validation reads, always the same ones."""
+    eval_tasks: str | None = None
+    """Standard evaluations on the way, with commas between, such as hellaswag,lambada."""
+    eval_tasks_every: int = 1000
+    """Steps between two of these evaluations; the last step has one too."""
+    eval_tasks_limit: int | None = 500
+    """Questions of each task, always the same ones. None: all."""
+    eval_tasks_data: str | None = None
+    """A folder with the tasks' files. None: downloaded once, and kept in the user's cache."""
     keep_checkpoints: int = 2
     """The latest so many checkpoints are kept, and the best."""
     keep_every: int | None = None
@@ -125,6 +133,8 @@ class TrainConfig:
             "log_every",
             "eval_every",
             "eval_batches",
+            "eval_tasks_every",
+            "eval_tasks_limit",
             "keep_checkpoints",
             "keep_every",
         ):

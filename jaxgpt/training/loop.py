@@ -90,14 +90,16 @@ def train_until(
                 reporter.stepped(done, metrics)
                 stop = stops.after(done)
                 validate = done % config.eval_every == 0 or done == config.steps
+                tasks = config.eval_tasks is not None and (done % config.eval_tasks_every == 0 or done == config.steps)
                 call = bool(callbacks) and (validate or done % config.log_every == 0)
-                late = None if validate or call or stop else (done, metrics)
+                late = None if validate or tasks or call or stop else (done, metrics)
                 if late:
                     continue
                 jax.block_until_ready(state)
                 with reporter.clock_stopped():
                     val_loss = trainer.validate(state) if validate else None
-                line = reporter.report(done, metrics, val_loss)
+                    task_metrics = trainer.evaluate_tasks(state) if tasks else {}
+                line = reporter.report(done, metrics, val_loss, task_metrics)
             with reporter.clock_stopped(), failed_saves(config, console):
                 action = ask(callbacks, done, line, state, trainer) if call else None
                 if validate or stop or action:

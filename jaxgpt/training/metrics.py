@@ -69,8 +69,10 @@ class Reporter:
         if loss.is_ready():
             self._finished[step] = self._training_time()
 
-    def report(self, step: int, metrics: Metrics, val_loss: float | None = None) -> Line:
+    def report(self, step: int, metrics: Metrics, val_loss: float | None = None, evaluated: Line | None = None) -> Line:
         """Fetch the numbers of a step, and write them where a line is due; of several processes, only the first does.
+
+        What was evaluated after the step goes into its line.
 
         Raises BadNumbers where they are, and the config does not say to skip such steps.
         """
@@ -85,7 +87,8 @@ class Reporter:
             raise BadNumbers(step, _what_is_bad(line))
         if val_loss is not None and not math.isfinite(val_loss):
             raise BadNumbers(step, f"val_loss is {val_loss} after step {step}")
-        if val_loss is not None or step % self._every == 0:
+        line |= evaluated or {}
+        if val_loss is not None or evaluated or step % self._every == 0:
             line |= self._timed(step, now)
             if is_main_process():
                 self._log.write(line)

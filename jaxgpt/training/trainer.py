@@ -19,6 +19,7 @@ from jaxtyping import Int
 
 from jaxgpt.data import Batches, Tokenizer, device_put_batch, eval_batches
 from jaxgpt.errors import UserError
+from jaxgpt.evaluation.tasks.in_training import TaskMetrics
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import abstract_model
 from jaxgpt.parallel.mesh import check_batch
@@ -110,6 +111,8 @@ class Trainer:
         check_batch(config.batch_size, self.mesh.size, config.microbatches)
         for part in (self.data.train, self.data.validation):
             eval_batches(part, 1, config.model.context_length, 1)
+        if config.eval_tasks is not None:
+            self._task_metrics  # noqa: B018  fetches and checks the tasks' files
         describe_attention(config.model)
         check_state_fits(abstract_state(config, self.mesh, self.optimizer), self.mesh, config)
 
@@ -192,6 +195,20 @@ class Trainer:
         """The next-token loss on held-out text, in nats per token, whatever loss is trained on."""
         with memory_errors(self.config):
             return self._validation(state.model, batches)
+
+    def evaluate_tasks(self, state: TrainState) -> dict[str, float]:
+        """The standard evaluations of `config.eval_tasks`: a number for each metric, such as hellaswag_acc_norm."""
+        return self._task_metrics(state.model)
+
+    @cached_property
+    def _task_metrics(self) -> TaskMetrics:
+        config, tokenizer = self.config, self.data.tokenizer
+        if tokenizer is None or config.eval_tasks is None:
+            raise UserError(
+                f"eval_tasks={config.eval_tasks!r} needs text and its tokenizer: name both, or leave it out"
+            )
+        folder = None if config.eval_tasks_data is None else Path(config.eval_tasks_data).expanduser()
+        return TaskMetrics.create(config.eval_tasks, tokenizer, limit=config.eval_tasks_limit, folder=folder)
 
     @cached_property
     def _validation(self):  # type: ignore[no-untyped-def]  # noqa: ANN202

@@ -26,6 +26,7 @@ ARC_EASY = Task(
             "ARC-V1-Feb2018.zip",
             "https://s3-us-west-2.amazonaws.com/ai2-website/data/ARC-V1-Feb2018.zip",
             "6d2d5ab50b2ceec6ba5f79c921be77cf2de712ea25a2b3f4fff3acc101cecfa0",
+            ("ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-Test.jsonl",),
         ),
     ),
     (),

@@ -20,6 +20,8 @@ class TaskFile:
     url: str
     sha256: str | None
     """None: no published hash is known, so the file is never downloaded."""
+    members: tuple[str, ...] = ()
+    """What is read of an archive; in a user's folder these may lie unpacked in its place."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class TaskData:
         for file in self.files:
             if self.folder is None:
                 _downloaded(file)
-            elif (self.folder / file.name).exists():  # an archive's member may lie there in its place
-                _check(file, self.folder / file.name)
+            elif not _is_unpacked(file, self.folder):
+                _found(file, self.folder)
 
     def text(self, member: str | None = None, index: int = 0) -> str:
         """A file as text, or the member of it where it is an archive."""
@@ -59,8 +61,8 @@ class TaskData:
     def content(self, member: str | None = None, index: int = 0) -> bytes:
         """The bytes of a file, or of the archive's member. In a folder the member may lie unpacked."""
         file = self.files[index]
-        unpacked = None if self.folder is None or member is None else self.folder / Path(member).name
-        if unpacked is not None and unpacked.is_file() and not (unpacked.parent / file.name).exists():
+        if self.folder is not None and member in file.members and _is_unpacked(file, self.folder):
+            unpacked = self.folder / Path(member).name
             sys.stderr.write(f"{unpacked} is taken as it is: only the hash of {file.name} is published\n")
             return unpacked.read_bytes()
         path = _downloaded(file) if self.folder is None else _found(file, self.folder)
@@ -76,10 +78,15 @@ class TaskData:
         return self.files[index].name if member is None else f"{member} in {self.files[index].name}"
 
 
+def _is_unpacked(file: TaskFile, folder: Path) -> bool:
+    members = [folder / Path(member).name for member in file.members]
+    return bool(members) and not (folder / file.name).exists() and all(member.is_file() for member in members)
+
+
 def _found(file: TaskFile, folder: Path) -> Path:
     path = folder / file.name
     if not path.is_file():
-        raise UserError(f"--task-data {folder} has no {file.name}: get it from {file.url} ({_hash_words(file)})")
+        raise UserError(f"the folder {folder} has no {file.name}: get it from {file.url} ({_hash_words(file)})")
     _check(file, path)
     return path
 

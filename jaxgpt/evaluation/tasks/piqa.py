@@ -28,6 +28,7 @@ PIQA = Task(
             "physicaliqa-train-dev.zip",
             "https://storage.googleapis.com/ai2-mosaic/public/physicaliqa/physicaliqa-train-dev.zip",
             "54d32a04f59a7e354396f321723c8d7ec35cc6b08506563d8d1ffcc15ce98ddd",
+            (f"{FOLDER}/dev.jsonl", f"{FOLDER}/dev-labels.lst"),
         ),
     ),
     (),

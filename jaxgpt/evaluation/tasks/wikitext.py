@@ -51,6 +51,7 @@ WIKITEXT103 = Task(
             "wikitext-103-v1.zip",
             f"{SITE}/wikitext-103-v1.zip",
             "242ba0f20b329cfdf1ccc61e9e9e5b59becf189db7f7a81cd2a0e2fc31539590",
+            ("wikitext-103/wiki.test.tokens",),
         ),
     ),
     (Published("word_ppl", "the paper, table 3", (37.50, 26.37, 22.05, 17.48)),),
@@ -65,6 +66,7 @@ WIKITEXT2 = Task(
             "wikitext-2-raw-v1.zip",
             f"{SITE}/wikitext-2-raw-v1.zip",
             "ef7edb566e3e2b2d31b29c1fdb0c89a4cc683597484c3dc2517919c615435a11",
+            ("wikitext-2-raw/wiki.test.raw",),
         ),
     ),
     (
