@@ -53,7 +53,8 @@ def command_lines(page: Path) -> Iterator[tuple[int, str]]:
 def anchors(text: str) -> set[str]:
     """The anchors that headings get, on GitHub and on the site alike."""
     headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    documented = re.findall(r"^::: (\S+)$", text, re.MULTILINE)  # the site's, by mkdocstrings
+    return set(documented) | {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def fill_hub_cache(folder: Path, model: str, **shape: object) -> Path:

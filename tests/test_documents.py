@@ -63,7 +63,12 @@ def with_texts(stand_ins, tmp_path, monkeypatch):
     jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-@pytest.mark.parametrize("page", PYTHON, ids=name)
+LONG = {"docs/training.md"}
+"""Pages whose Python trains several models."""
+PYTHON_PAGES = [pytest.param(page, marks=[pytest.mark.slow] * (name(page) in LONG), id=name(page)) for page in PYTHON]
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, in_stand_ins):
     namespace: dict = {"__name__": "page"}
     for block in blocks(page, "python"):

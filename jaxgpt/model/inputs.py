@@ -33,7 +33,8 @@ def check_tokens(config: GPTConfig, tokens: Any, key: Any = None) -> None:
 def _check_vocabulary(vocab_size: int, tokens: Any) -> None:
     if isinstance(tokens, jax.core.Tracer) or not getattr(tokens, "is_fully_addressable", True) or not tokens.size:
         return
-    least, most = int(tokens.min()), int(tokens.max())
+    ids = np.asarray(tokens)  # on the host: under jit, operations on a constant are traced
+    least, most = int(ids.min()), int(ids.max())
     if least < 0 or most >= vocab_size:
         wrong = least if least < 0 else most
         raise UserError(f"token {wrong} is not in the vocabulary of {vocab_size}; is it another model's tokenizer?")
