@@ -131,12 +131,13 @@ def _architecture(config: TrainConfig, name: str, model: "GPT | None") -> TrainC
 
 def override(config: TrainConfig, fields: dict[str, Any]) -> TrainConfig:
     """The config with fields changed, by their names or by dotted ones. Raises UserError on one that is not there."""
+    changes: dict[str, dict[str, Any]] = {}
     for given, value in fields.items():
-        name = _field(given)
-        outer, _, inner = name.rpartition(".")
-        changed = dataclasses.replace(getattr(config, outer), **{inner: value}) if outer else value
-        config = dataclasses.replace(config, **{outer or inner: changed})
-    return config
+        outer, _, inner = _field(given).rpartition(".")
+        changes.setdefault(outer, {})[inner] = value
+    top = changes.pop("", {})  # all at once: two fields may only fit each other when both have changed
+    nested = {outer: dataclasses.replace(getattr(config, outer), **inner) for outer, inner in changes.items()}
+    return dataclasses.replace(config, **top, **nested)
 
 
 def _field(given: str) -> str:
