@@ -23,9 +23,9 @@ MOMENTS = {
 """Moment of a run: the function whose call begins it."""
 
 PROGRAM = """
-import importlib, os, runpy, sys, time
+import importlib, os, resource, runpy, time
 from pathlib import Path
-module, name, calls, victim, fault, marks = {moment!r}
+module, name, calls, process, fault, marks, disk = {told!r}
 owner = importlib.import_module(module)
 *path, name = name.split(".")
 for part in path:
@@ -35,14 +35,23 @@ def wrapped(*arguments, **named):
     global called
     called += 1
     if called == calls:
-        Path(marks, str(victim)).touch()
-        if fault == "own error":
-            raise ZeroDivisionError("a defect of our own")
-        if fault == "full disk":
-            time.sleep(0.5)
-        elif fault:
-            time.sleep(3)  # the signal arrives
+        begin()
     return usual(*arguments, **named)
+def begin():
+    Path(marks, str(process)).touch()
+    if fault == "own error":
+        raise ZeroDivisionError("a defect of our own")
+    if fault == "full disk" and disk:
+        with open(disk, "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+    elif fault == "full disk":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
+    elif fault:
+        time.sleep(3)  # the signal arrives
 setattr(owner, name, wrapped)
 runpy.run_module("jaxgpt", run_name="__main__", alter_sys=True)
 """
@@ -59,15 +68,20 @@ class Ended(NamedTuple):
     err: str
 
 
-def start_with_fault(arguments, moment, victim, fault, marks, devices=1) -> list[subprocess.Popen]:
-    """Two processes; the victim marks the moment by a file, then waits a little for its fault or fails by itself."""
+def start_with_fault(arguments, moment, victim, fault, marks, disk=None) -> list[subprocess.Popen]:
+    """Two processes; the victim marks the moment by a file, then waits a little for its fault or fails by itself.
+
+    A full disk is `disk`, a small one that is mounted, filled by a file; without, both can write no files any more.
+    """
     address, processes = f"localhost:{free_port()}", []
     for process in range(2):
-        told = (*MOMENTS[moment], CALLS.get(moment, 1), process, fault if process == victim else "", str(marks))
+        meets_it = process == victim or (fault == "full disk" and disk is None)
+        told = (*MOMENTS[moment], CALLS.get(moment, 1), process, fault if meets_it else "", str(marks))
+        told = (*told, str(disk / "filler") if disk else "")
         processes.append(
             subprocess.Popen(
                 [
-                    *(sys.executable, "-c", PROGRAM.format(moment=told), *map(str, arguments)),
+                    *(sys.executable, "-c", PROGRAM.format(told=told), *map(str, arguments)),
                     *("--coordinator", address, "--num-processes", "2", "--process-id", str(process)),
                 ],
                 cwd=ROOT,
@@ -76,7 +90,9 @@ def start_with_fault(arguments, moment, victim, fault, marks, devices=1) -> list
                     **{name.upper(): str(value) for name, value in QUICKLY.items()},
                     "JAX_COMPILATION_CACHE_DIR": programs_folder(),
                     "PYTHONPATH": without_torch(),
-                    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                    "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+                    # Where files are limited, programs are read and none is written.
+                    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1000" if fault == "full disk" else "0",
                 },
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
