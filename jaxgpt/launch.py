@@ -86,10 +86,13 @@ def train(
         >>> result.history[-1]["loss"] < result.history[1]["loss"]
         True
     """
+    from jaxgpt.runtime.processes import check_agreement
+    from jaxgpt.training.run import package_versions
     from jaxgpt.training.trainer import Trainer
 
     name = config if isinstance(config, str) else "quickstart" if config is None and not resume else "run"
     config = override(_architecture(_config(config, folder, resume), name, model), overrides)
+    check_agreement({"resume": resume, "run": str(folder), "config": config.to_dict(), "versions": package_versions()})
     trainer = Trainer(
         config,
         data=data,
@@ -230,8 +233,9 @@ def _run(
 ) -> TrainResult:
     """Make or open the folder, train, and write a sample."""
     from jaxgpt.runtime import watchdog
-    from jaxgpt.runtime.processes import is_main_process
+    from jaxgpt.runtime.processes import check_agreement, is_main_process
     from jaxgpt.runtime.signals import set_resume_command
+    from jaxgpt.training.display import busy
     from jaxgpt.training.header import print_header
     from jaxgpt.training.loop import run_to_end
     from jaxgpt.training.run import check_is_new, resume_command
@@ -242,6 +246,10 @@ def _run(
     console = Console(highlight=False, markup=False, emoji=False, quiet=quiet or not is_main_process())
     if trainer.folder is not None and not resume:
         check_is_new(trainer.folder)
+    devices = [int(device.id) for device in trainer.mesh.devices.flat]
+    check_agreement({"data": trainer.data.manifest["source_hash"], "devices": devices})
+    newest = trainer.checkpoints.latest if resume else None
+    check_agreement({"folder": str(trainer.run.folder), "newest checkpoint": newest})
     is_new = not resume and weights is not None
     run = trainer.create(weights) if is_new else trainer.create()
     print_header(trainer, console)
@@ -249,7 +257,8 @@ def _run(
     set_resume_command(resume_command(run.folder))
     watchdog.start()
     watchdog.set_cure(f"whole checkpoints are kept, start all processes again with {resume_command(run.folder)}")
-    state, before = start(trainer, console, weights)
+    with busy(console, "compiling"):
+        state, before = start(trainer, console, weights)
     state = run_to_end(trainer, state, console, callbacks, before)
     console.print(f"done in {time.perf_counter() - began:.0f} s")
     if trainer.config.sample_tokens and not quiet and run.given_tokenizer is not None:

@@ -66,6 +66,7 @@ def _main(arguments: list[str]) -> int:
 
 def _train(chosen: Arguments, resume: str | None, preset: str, flags: list[str]) -> int:
     from jaxgpt.launch import train
+    from jaxgpt.runtime.processes import is_main_process
     from jaxgpt.training.loop import TrainingStopped
     from jaxgpt.training.run import resume_command
     from jaxgpt.training.trainer import default_folder
@@ -77,10 +78,9 @@ def _train(chosen: Arguments, resume: str | None, preset: str, flags: list[str])
         with _orbax_hushed():
             train(_found_anywhere(chosen.config), folder=folder, resume=resume is not None, **overrides)
     except TrainingStopped as stop:
-        sys.stdout.write(f"{stop}; go on with: {resume_command(folder)}\n")
+        if is_main_process():
+            sys.stdout.write(f"{stop}; go on with: {resume_command(folder)}\n")
         return 128 + stop.signal if stop.signal == signal.SIGINT else 0
-    from jaxgpt.runtime.processes import is_main_process
-
     if is_main_process():
         sys.stdout.write(f'go on with: jaxgpt generate {shlex.quote(str(folder))} --prompt "..."\n')
     return 0

@@ -50,22 +50,22 @@ def run_to_end(
     go on, or a checkpoint cannot be written. Whatever happens, the newest whole checkpoint stays usable.
     """
     rollbacks, saved = 0, trainer.checkpoints.latest
-    while True:
-        offset = int(state.data_offset)
-        try:
-            with stop_signals() as stops:
+    with stop_signals() as stops:
+        while True:
+            offset = int(state.data_offset)
+            try:
                 state = train_until(trainer, state, console, callbacks, stops, before)
-            break
-        except BadNumbers as bad:
-            with failed_saves(trainer.config, console):
-                trainer.checkpoints.wait()
-            rollbacks = rollbacks + 1 if trainer.checkpoints.latest == saved else 1
-            saved = trainer.checkpoints.latest
-            if trainer.config.on_nonfinite != "rewind" or rollbacks > MAX_ROLLBACKS or saved is None:
-                raise
-            before, state = None, roll_back(trainer, bad, saved, offset, console)
-    with failed_saves(trainer.config, console):
-        trainer.checkpoints.wait()
+                break
+            except BadNumbers as bad:
+                with failed_saves(trainer.config, console):
+                    trainer.checkpoints.wait()
+                rollbacks = rollbacks + 1 if trainer.checkpoints.latest == saved else 1
+                saved = trainer.checkpoints.latest
+                if trainer.config.on_nonfinite != "rewind" or rollbacks > MAX_ROLLBACKS or saved is None:
+                    raise
+                before, state = None, roll_back(trainer, bad, saved, offset, console)
+        with failed_saves(trainer.config, console):
+            trainer.checkpoints.wait()
     return state
 
 

@@ -82,8 +82,7 @@ class Reporter:
         now = self._finished.pop(step, None) or self._training_time()
         if val_loss is not None:
             line["val_loss"] = val_loss
-        bad = [line.pop(name, 0.0) for name in ("bad", "nonfinite_or_spike")]
-        if any(bad) and self._on_nonfinite != "skip":
+        if line.pop("nonfinite_or_spike") and self._on_nonfinite != "skip":
             raise BadNumbers(step, _what_is_bad(line))
         if val_loss is not None and not math.isfinite(val_loss):
             raise BadNumbers(step, f"val_loss is {val_loss} after step {step}")

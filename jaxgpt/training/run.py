@@ -175,6 +175,11 @@ def create_run(folder: Path, config: TrainConfig, data: TokenData) -> Run:
     return run
 
 
+def package_versions() -> dict[str, str]:
+    """Of Python and of the packages that decide a run's numbers."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
 def write_config(run: Run) -> None:
     """Write config.json whole or not at all."""
     record = {
@@ -184,7 +189,7 @@ def write_config(run: Run) -> None:
         "from_python": run.from_python,
         "tokenizer": None if run.given_tokenizer is None else run.given_tokenizer.spec(),
         "source_hash": run.source_hash,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": package_versions(),
     }
     draft = run.folder / "config.json.part"
     draft.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

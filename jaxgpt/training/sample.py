@@ -16,8 +16,11 @@ def write_sample(run: Run, model: GPT, console: Console) -> None:
     tokens = generate(model, [prompt], count, temperature=0.8, seed=seed, stop_token=end, slide=True)
     text = run.tokenizer.decode(token for token in tokens[0] if token != end)
     if is_main_process():
-        (run.folder / "samples").mkdir(exist_ok=True)
-        (run.folder / "samples" / f"{run.config.steps}.txt").write_text(text, encoding="utf-8")
+        try:
+            (run.folder / "samples").mkdir(exist_ok=True)
+            (run.folder / "samples" / f"{run.config.steps}.txt").write_text(text, encoding="utf-8")
+        except OSError as error:  # the run is whole without it
+            console.print(f"the sample cannot be written ({error})", soft_wrap=True)
     console.rule("sample")
     console.print(text, soft_wrap=True)
     console.rule()

@@ -13,11 +13,11 @@ from tests.runs import QUICKLY, ROOT, free_port, without_torch
 
 MOMENTS = {
     "before connecting": ("jaxgpt.runtime.processes", "initialize"),
-    "preparing data": ("jaxgpt.data", "prepare"),
+    "preparing data": ("jaxgpt.training.trainer", "open_data"),
     "compiling": ("jaxgpt.training.trainer", "compile_step"),
     "step": ("jaxgpt.runtime.signals", "Stops.after"),
     "validation": ("jaxgpt.training.validation", "device_put_batch"),
-    "save": ("jaxgpt.training.checkpoint", "checksums"),
+    "save": ("jaxgpt.training.checkpoint", "Checkpoints.save"),
     "end": ("jaxgpt.training.sample", "write_sample"),
 }
 """Moment of a run: the function whose call begins it."""
@@ -55,7 +55,7 @@ def begin():
 setattr(owner, name, wrapped)
 runpy.run_module("jaxgpt", run_name="__main__", alter_sys=True)
 """
-CALLS = {"step": 5, "validation": 8}
+CALLS = {"step": 5, "validation": 2}
 """How often the function is called until the moment has come; else once."""
 
 
