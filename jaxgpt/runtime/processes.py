@@ -1,6 +1,5 @@
 """Several processes as one: who they are, what one does for all, and what all must agree on."""
 
-import itertools
 import json
 import socket
 from collections import Counter
@@ -14,10 +13,10 @@ from jaxgpt.errors import UserError
 from jaxgpt.runtime import signals, watchdog
 from jaxgpt.runtime.cluster import Cluster
 from jaxgpt.runtime.connecting import initialize
-from jaxgpt.runtime.store import shared_store, wait_for
+from jaxgpt.runtime.store import shared_store
 
-_rounds = itertools.count()
-"""Exchanges happen in the same order in every process; each has a number, since a name is used once."""
+_rounds: Counter[str] = Counter()
+"""How often each exchange has happened: it does so in the same order in every process, and uses a name once."""
 
 MOST_DIFFERENCES = 5
 
@@ -55,22 +54,26 @@ def is_main_process() -> bool:
 
 def on_main_process(action: Callable[[], object]) -> None:
     """Process 0 acts while the others wait. Raises UserError in all of them where it cannot."""
+    from_main_process(lambda: bool(action()))
+
+
+def from_main_process(action: Callable[[], bool]) -> bool:
+    """What an action returns in process 0, in all processes. Raises UserError in all of them where it does."""
     store, name = shared_store(), _name("main")
     if store is None:
-        if is_main_process():
-            action()
-        return
+        return is_main_process() and action()
     if store.process == 0:
         try:
-            action()
+            answer = action()
         except (UserError, OSError) as error:
-            store.put(f"{name}/done", f"cannot go on: {error}")
+            store.put(f"{name}/answer", f"cannot go on: {error}")
             raise
-        store.put(f"{name}/done", "done")
-        return
-    answer = wait_for(lambda: store.entries(name))["done"]
-    if answer != "done":
-        raise UserError(f"process 0 {answer}")
+        store.put(f"{name}/answer", str(answer))
+        return answer
+    said = store.wait(name, lambda: store.entries(name))["answer"]
+    if said not in ("True", "False"):
+        raise UserError(f"process 0 {said}")
+    return said == "True"
 
 
 def check_agreement(facts: dict[str, Any]) -> None:
@@ -135,4 +138,5 @@ def _flat(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _name(what: str) -> str:
-    return f"{what}-{next(_rounds)}"
+    _rounds[what] += 1
+    return f"{what}-{_rounds[what]}"

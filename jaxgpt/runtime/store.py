@@ -8,6 +8,8 @@ import jax
 from jax._src import distributed  # the store has no public name
 
 ROOT = "jaxgpt/"
+WAITS = "waits"
+CROSSED_SECONDS = 20
 StoreError = jax.errors.JaxRuntimeError
 """Process 0 does not answer any more, or another process has failed."""
 
@@ -38,21 +40,31 @@ class Store:
     def exchange(self, name: str, text: str) -> list[str]:
         """The texts of all processes under a name used once, by process. Waits for all; a signal may interrupt it."""
         self.put(f"{name}/{self.process}", text)
-        found = wait_for(lambda: self._all(name))
+        found = self.wait(name, lambda: self._all(name))
         return [found[str(process)] for process in range(self.count)]
 
     def _all(self, name: str) -> dict[str, str] | None:
         found = self.entries(name)
         return found if len(found) == self.count else None
 
+    def wait(self, name: str, found: Callable[[], dict[str, str] | None]) -> dict[str, str]:
+        """Ask until there is an answer, at longer and longer intervals. The watchdog ends a wait for a lost process.
 
-def wait_for(found: Callable[[], Any]) -> Any:
-    """Ask until there is an answer, at longer and longer intervals. The watchdog ends a wait for a lost process."""
-    pause = 0.005
-    while not (answer := found()):
-        time.sleep(pause)
-        pause = min(2 * pause, 0.5)
-    return answer
+        Raises RuntimeError where every process waits, and for different things: they did not do the same.
+        """
+        pause, since = 0.005, time.monotonic()
+        while not (answer := found()):
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
+            if time.monotonic() - since > CROSSED_SECONDS / 2:
+                self.put(f"{WAITS}/{self.process}", name)
+                waits = self.entries(WAITS)
+                if len(waits) < self.count or "" in waits.values() or len(set(waits.values())) == 1:
+                    since = max(since, time.monotonic() - CROSSED_SECONDS / 2 - 1)
+                elif time.monotonic() - since > CROSSED_SECONDS:
+                    raise RuntimeError(f"the processes wait for different things: {waits}")
+        self.put(f"{WAITS}/{self.process}", "")
+        return answer
 
 
 def shared_store() -> Store | None:

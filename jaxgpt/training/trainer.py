@@ -24,7 +24,7 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import abstract_model
 from jaxgpt.parallel.mesh import check_batch
 from jaxgpt.parallel.sharding import shard
-from jaxgpt.runtime.processes import check_equal_hosts, on_main_process
+from jaxgpt.runtime.processes import check_equal_hosts, from_main_process, on_main_process
 from jaxgpt.training.checkpoint import Checkpoints, Which
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.lock import run_lock
@@ -232,7 +232,7 @@ class Trainer:
         Raises UserError where the folder holds something else, another run, or a run that another process trains.
         """
         folder = self.folder = self.folder or default_folder(self.name)
-        if is_run(folder):
+        if from_main_process(lambda: is_run(folder)):
             run = reconfigured(read_run(folder), self.config, self.from_python)
             run.check_data(self.data)
         else:
@@ -247,7 +247,7 @@ class Trainer:
         """
         run = self.run
         on_main_process(self._lock)
-        if not is_run(run.folder):
+        if from_main_process(lambda: not is_run(run.folder)):
             on_main_process(lambda: create_folder(run))
             if weights is not None:
                 self.checkpoints.save(weights())
