@@ -8,11 +8,16 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key, UInt32
 
+from jaxgpt.ops.platform import on_gpu
+
 SMALLEST = float(np.finfo(np.float32).tiny)
 """A lower temperature is greedy: logits divided by it would not be numbers."""
 
 Kind = Literal["greedy", "temperature", "filtered"]
-"""What a program has code for. filtered has everything, and sorts the vocabulary at every token."""
+"""What a program has code for. filtered has everything."""
+
+FEW = 128
+"""So many of the largest logits mostly decide what top-k and top-p keep."""
 
 TOP = 5
 """How many alternatives are told with a token's log probability."""
@@ -80,7 +85,7 @@ def _token(
     below = logits - logits.max(axis=-1, keepdims=True)  # a low temperature must not overflow
     scaled = below / jnp.maximum(sampling.temperature, SMALLEST)[:, None]
     if kind == "filtered":
-        scaled = top_p_mask(top_k_mask(scaled, sampling.top_k), sampling.top_p)
+        scaled = top_k_top_p_mask(scaled, sampling.top_k, sampling.top_p)
         scaled = jnp.where(scaled >= jnp.log(sampling.min_p)[:, None], scaled, -jnp.inf)
     noise = jax.vmap(lambda key, n: jax.random.gumbel(jax.random.fold_in(key, n), logits.shape[1:]))(keys, number)
     drawn = (scaled + noise).argmax(axis=-1)  # Gumbel's trick: a draw from softmax(scaled)
@@ -97,16 +102,49 @@ def penalize(
 
 def top_k_mask(logits: Float[Array, "B V"], k: Int[Array | np.ndarray, " B"]) -> Float[Array, "B V"]:
     """Keep the k largest of each row; the others become impossible."""
-    ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
-    last = jnp.clip(jnp.asarray(k), 1, logits.shape[-1])[:, None] - 1
-    return jnp.where(logits >= jnp.take_along_axis(ordered, last, axis=-1), logits, -jnp.inf)
+    return top_k_top_p_mask(logits, k, np.ones(len(logits), np.float32))
 
 
 def top_p_mask(logits: Float[Array, "B V"], p: Float[Array | np.ndarray, " B"]) -> Float[Array, "B V"]:
     """Keep the likeliest tokens of each row until their probabilities reach p (Holtzman et al. 2020, section 3.1)."""
-    p = jnp.asarray(p)[:, None]
-    ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
-    probability = jax.nn.softmax(ordered, axis=-1)
-    before = jnp.cumsum(probability, axis=-1) - probability  # of the tokens that are likelier
-    least = jnp.where((before < p) | (p >= 1), ordered, jnp.inf).min(axis=-1, keepdims=True)
+    return top_k_top_p_mask(logits, np.full(len(logits), logits.shape[-1], np.int32), p)
+
+
+def top_k_top_p_mask(
+    logits: Float[Array, "B V"], k: Int[Array | np.ndarray, " B"], p: Float[Array | np.ndarray, " B"]
+) -> Float[Array, "B V"]:
+    """Keep the k largest of each row, and of these the likeliest until their probabilities reach p.
+
+    On a CPU the vocabulary is sorted only where its FEW largest do not decide: a sort takes as long as a small model.
+    """
+    size, few = logits.shape[-1], min(FEW, logits.shape[-1])
+    k, p = jnp.clip(jnp.asarray(k), 1, size)[:, None], jnp.asarray(p)[:, None]
+    if on_gpu() or few == size:  # a branch would wait for the host
+        least = _least(jnp.flip(jnp.sort(logits, axis=-1), axis=-1), logits, k, p)
+        return jnp.where(logits >= least, logits, -jnp.inf)
+    largest = jax.lax.top_k(logits, few)[0]
+    reached = jnp.exp(largest - jax.nn.logsumexp(logits, axis=-1, keepdims=True)).sum(axis=-1, keepdims=True)
+    decided = (k <= few) | ((k == size) & ((reached > p) | (p >= 1)))
+    least = jax.lax.cond(
+        decided.all(),
+        lambda: _least(largest, logits, k, p),
+        lambda: _least(jnp.flip(jnp.sort(logits, axis=-1), axis=-1), logits, k, p),
+    )
     return jnp.where(logits >= least, logits, -jnp.inf)
+
+
+def _least(
+    ordered: Float[Array, "B K"], logits: Float[Array, "B V"], k: Int[Array, "B 1"], p: Float[Array, "B 1"]
+) -> Float[Array, "B 1"]:
+    """The smallest logit that is kept; `ordered` are the largest, as many as decide."""
+    among = jnp.where(jnp.arange(ordered.shape[-1])[None] < k, ordered, -jnp.inf)
+    total = jnp.where(
+        k == logits.shape[-1],
+        jax.nn.logsumexp(logits, axis=-1, keepdims=True),
+        jax.nn.logsumexp(among, axis=-1, keepdims=True),
+    )
+    probability = jnp.exp(among - total)
+    before = jnp.cumsum(probability, axis=-1) - probability  # of the tokens that are likelier
+    kept = ((before < p) | (p >= 1)) & (among > -jnp.inf)
+    least = jnp.where(kept, among, jnp.inf).min(axis=-1, keepdims=True)
+    return jnp.where((k == logits.shape[-1]) & (p >= 1), -jnp.inf, least)

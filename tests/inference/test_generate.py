@@ -7,7 +7,7 @@ import pytest
 
 from jaxgpt.errors import UserError
 from jaxgpt.inference.generate import generate
-from jaxgpt.inference.sampling import top_k_mask, top_p_mask
+from jaxgpt.inference.sampling import top_k_mask, top_k_top_p_mask, top_p_mask
 from tests.variants import BASELINE, VARIANTS, each_variant, forward, loud, text
 
 TOGETHER = VARIANTS["all"]
@@ -90,6 +90,24 @@ def test_the_nucleus_is_the_least_set_that_reaches_p(p):
     kept = np.asarray(jax.nn.softmax(top_p_mask(jnp.asarray(logits), np.full(50, p, np.float32)), axis=-1))
     for row, result in zip(logits.astype(np.float64), kept, strict=True):
         np.testing.assert_allclose(result, reference_nucleus(np.exp(row) / np.exp(row).sum(), p), atol=1e-5)
+
+
+@pytest.mark.parametrize("few", [3, 9, 40])
+def test_the_few_largest_decide_as_all_do(few, monkeypatch):
+    """Rows of every kind: decided by few or not, by k, by p, by both or by neither."""
+    logits = jnp.asarray(3 * np.random.default_rng(0).normal(size=(80, 40)), jnp.float32)
+    k, p = np.array([1, 2, 8, 9, 30, 39, 40, 10**9]).repeat(10), np.tile([1e-6, 0.3, 0.6, 0.9, 1.0], 16)
+    expected = np.asarray(top_k_top_p_mask(logits, k, np.float32(p)))
+    monkeypatch.setattr("jaxgpt.inference.sampling.FEW", few)
+    by_few = jax.jit(lambda *given: top_k_top_p_mask(*given))
+    np.testing.assert_array_equal(by_few(logits, k, np.float32(p)), expected)
+    for row in range(80):
+        found = by_few(logits[row : row + 1], k[row : row + 1], np.float32(p[row : row + 1]))
+        np.testing.assert_array_equal(found[0], expected[row])
+        odds = np.exp(np.float64(logits[row]))
+        odds[np.argsort(-odds)[k[row] :]] = 0
+        kept = np.ones(40, bool) if p[row] == 1 else reference_nucleus(odds / odds.sum(), p[row]) > 0
+        np.testing.assert_array_equal(expected[row] > -np.inf, kept & (odds > 0))
 
 
 def test_a_nucleus_of_everything_keeps_everything():
