@@ -11,7 +11,6 @@ from jaxgpt.config import Backend, GPTConfig
 from jaxgpt.data import CharTokenizer, GPT2Tokenizer, Tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
-from jaxgpt.parallel.sharding import shard
 from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.run import is_run, read_run, resume_command
 
@@ -54,10 +53,10 @@ def load(
     with Checkpoints(run.checkpoints) as checkpoints:
         if checkpoints.latest is None:
             raise UserError(f"{source} has no checkpoint yet; train it first: {resume_command(run.folder)}")
-        model = checkpoints.restore_model(run.config.model, _step(checkpoints, step))
+        model = checkpoints.load_model(run.config.model, step, mesh)
     options = {name: changes.pop(name) for name in ("kv_init",) if name in changes}
     changes.pop("allow_nonfinite", None)  # a run's weights are taken as they are
-    return adapt(model if mesh is None else shard(model, mesh), mesh, changes=changes, **options)
+    return adapt(model, mesh, changes=changes, **options)
 
 
 def save(model: GPT, folder: str | Path, tokenizer: Tokenizer | None = None) -> None:
@@ -110,11 +109,6 @@ def write_source_tokenizer(source: str | Path, folder: Path, context_length: int
         return False
     write_tokenizer_files(tokenizer, folder, context_length)
     return True
-
-
-def _step(checkpoints: Checkpoints, step: Step) -> int:
-    """The number of a checkpoint."""
-    return checkpoints.latest if step == "latest" else step  # type: ignore[return-value]
 
 
 def _check_is_no_run_part(path: Path) -> None:
