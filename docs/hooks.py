@@ -35,6 +35,7 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, target, content=(ROOT / origin).read_text(encoding="utf-8")))
     for path in sorted((ROOT / "docs/notebooks").glob("*.ipynb")):
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook(path)))
+    files.append(File.generated(config, "examples.md", content=examples()))
     for path in sorted((ROOT / FIGURES).glob("*.png")):
         files.append(File.generated(config, f"figures/{path.name}", content=path.read_bytes()))
     return files
@@ -73,7 +74,9 @@ def _link(link: re.Match[str], origin: str, target: str) -> str:
     path = posixpath.normpath(posixpath.join(posixpath.dirname(origin), path))
     if path in PAGES:
         path = PAGES[path]
-    elif path.startswith("docs/") and not path.startswith("docs/examples"):
+    elif path.startswith("docs/examples"):
+        path = "examples.md"
+    elif path.startswith("docs/"):
         path = path.removeprefix("docs/")
     elif path.startswith(FIGURES):
         path = f"figures/{posixpath.basename(path)}"
@@ -99,6 +102,16 @@ def notebook(path: Path) -> str:
             elif text := "".join(data["text/plain"]).rstrip():
                 pieces.append(f"```text\n{COLOUR.sub('', text)}\n```")
     pieces.insert(1, f"[Download this notebook]({path.name})")
+    return "\n\n".join(pieces)
+
+
+def examples() -> str:
+    """The scripts of docs/examples as one page."""
+    pieces = ["# Five training scripts", "Each is a file in `docs/examples`, and a test runs it with few steps."]
+    for path in sorted((ROOT / "docs/examples").glob("*.py")):
+        code = path.read_text(encoding="utf-8")
+        purpose = ast.get_docstring(ast.parse(code)) or ""
+        pieces += [f"## {path.name}", purpose, f"```python\n{code.partition(purpose)[2].lstrip(chr(34)).strip()}\n```"]
     return "\n\n".join(pieces)
 
 
