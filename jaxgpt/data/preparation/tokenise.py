@@ -16,7 +16,7 @@ from jaxgpt.data.tokenizer import GPT2Tokenizer, Tokenizer, gpt2_encoding
 from jaxgpt.errors import UserError
 
 HASHED = 1 << 16
-"""Characters of a document that decide its split; the first block of a long document has them all."""
+"""Bytes of a document that decide its split; the first block of a long document has them all."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def tokenise(block: Block, tokenizer: Tokenizer, settings: Settings) -> Tokenise
         texts = block.documents
         if block.begins and block.ends and not "".join(texts).strip():
             return Tokenised(empty=1)
-        split = block.split or split_of("".join(texts), settings)
+        split = block.split or split_of("".join(texts).encode(), settings)
         tokens = [encode(text, tokenizer) for text in texts]
         tokens = tokens if block.alone else _separated(tokens, tokenizer, settings, block.begins, block.ends)
         gathered[split] = [(tokens, sum(len(text.encode()) for text in texts), block.first)]
@@ -86,11 +86,12 @@ def tokenise(block: Block, tokenizer: Tokenizer, settings: Settings) -> Tokenise
             if not text or text.isspace():
                 result.empty += 1
                 continue
-            split = block.split or split_of(text, settings)
+            content = text.encode()
+            split = block.split or split_of(content, settings)
             cut = pieces([text]) if len(text) > PIECE and cuts_like_gpt2(tokenizer) else [text]
             tokens = [encode(piece, tokenizer) for piece in cut]
             tokens = tokens if block.alone else _separated(tokens, tokenizer, settings)
-            gathered.setdefault(split, []).append((tokens, len(text.encode()), place))
+            gathered.setdefault(split, []).append((tokens, len(content), place))
     for split, documents in gathered.items():
         result.parts[split] = Part(
             np.concatenate([array for arrays, _, _ in documents for array in arrays]),
@@ -113,11 +114,11 @@ def cuts_like_gpt2(tokenizer: Tokenizer) -> bool:
     return tokenizer.name in ("gpt2", "char")
 
 
-def split_of(text: str, settings: Settings) -> Split:
+def split_of(content: bytes, settings: Settings) -> Split:
     """By the hash of a document's beginning: other documents have no say, and a long one is not read twice."""
     if not settings.validation:
         return "train"
-    number = int.from_bytes(hashlib.sha256(text[:HASHED].encode()).digest()[:8], "big")
+    number = int.from_bytes(hashlib.sha256(content[:HASHED]).digest()[:8], "big")
     return "validation" if number < settings.validation * 2**64 else "train"
 
 
@@ -171,9 +172,13 @@ def _text_of_file(name: str, content: bytes, settings: Settings) -> str:
     return text.removeprefix("\ufeff")
 
 
+_decode_json = json.JSONDecoder().decode
+
+
 def _text_of_line(name: str, line: bytes, settings: Settings) -> str:
     try:
-        record = json.loads(line.decode("utf-8-sig", "replace" if settings.errors == "replace" else "strict"))
+        spelled = line.decode(errors="replace" if settings.errors == "replace" else "strict")
+        record = _decode_json(spelled.removeprefix("\ufeff"))
     except UnicodeDecodeError as error:
         raise not_utf8(name, error.start) from None
     except (ValueError, RecursionError) as error:
