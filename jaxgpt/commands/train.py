@@ -138,9 +138,9 @@ def _resumed(folder: str) -> TrainConfig:
 
 def _found_anywhere(config: TrainConfig) -> TrainConfig:
     """With the whole paths of what it reads, so that a run is resumed from any folder."""
-    from jaxgpt.training.source import absolute
+    from jaxgpt.training.source import absolute, with_absolute_paths
 
-    data = dataclasses.replace(config.data, source=absolute(config.data.source))
+    data = with_absolute_paths(config.data)
     sources: dict[str, Any] = {
         name: absolute(value) for name in ("init", "distill") if (value := getattr(config, name)) is not None
     }

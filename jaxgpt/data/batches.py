@@ -46,7 +46,7 @@ class Batches:
         context_length: int,
         seed: int,
         *,
-        order: Order = "v0.1",
+        order: Order = "every-token",
         block_shuffle: bool = False,
         vocab_size: int | None = None,
     ) -> None:

@@ -78,13 +78,13 @@ def open_data(
     return data
 
 
-def changed_files(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The files whose content differs between two manifests; empty where they do not say."""
-    hashes = [_files(manifest) for manifest in (before, now)]
-    return [name for name in sorted(hashes[0].keys() | hashes[1].keys()) if hashes[0].get(name) != hashes[1].get(name)]
+def changed_files(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """The files whose hashes differ, or which one of both lacks."""
+    return [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
 
 
-def _files(manifest: dict[str, Any]) -> dict[str, str]:
+def file_hashes(manifest: dict[str, Any]) -> dict[str, str]:
+    """The hash of each file that data came from; empty where it is not known."""
     if "files" in manifest:
         return dict(manifest["files"])
     return {shard["file"]: shard["sha256"] for shard in manifest.get("shards", ())}
@@ -103,8 +103,8 @@ def _with_validation(data: TokenData, other: TokenData, validation: Any) -> Toke
     manifest = data.manifest | {
         "splits": {**data.manifest["splits"], "validation": other.manifest["splits"][split]},
         "source_hash": _hash([data.manifest["source_hash"], other.manifest["source_hash"], split]),
-        "files": _files(data.manifest)
-        | {f"validation: {name}": value for name, value in _files(other.manifest).items()},
+        "files": file_hashes(data.manifest)
+        | {f"validation: {name}": value for name, value in file_hashes(other.manifest).items()},
     }
     return dataclasses.replace(data, validation=validation, manifest=manifest)
 
@@ -127,7 +127,7 @@ def _mixed(sources: dict[str, TokenData], weights: dict[str, float]) -> TokenDat
         "tokenizer": first.tokenizer.spec(),
         "splits": splits,
         "source_hash": _hash([[weights[name], manifests[name]["source_hash"]] for name in weights]),
-        "files": {f"{name}: {file}": value for name in weights for file, value in _files(manifests[name]).items()},
+        "files": {f"{name}: {file}": value for name in weights for file, value in file_hashes(manifests[name]).items()},
     }
     train = Mixture([(data.train, weights[name]) for name, data in sources.items()])
     held_back = [data.validation for data in sources.values() if len(data.validation)]

@@ -2,9 +2,12 @@
 
 import dataclasses
 import difflib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from jaxgpt.config import GPTConfig
+from jaxgpt.data.mixture import parse_mixture
 from jaxgpt.errors import UserError
 from jaxgpt.fields import check_types
 from jaxgpt.parallel.mesh import MeshConfig
@@ -17,17 +20,36 @@ CORPORA = ("stdlib", "shakespeare")
 class DataConfig:
     """What is read, and in which tokens."""
 
-    source: str = "stdlib"
-    """stdlib (Python's own source and documentation), shakespeare, or the path of a text file or folder."""
+    source: str | None = "stdlib"
+    """stdlib (Python's own source and documentation), shakespeare, the path of a text file or folder, a folder made by
+    `jaxgpt data prepare`, or token files of nanoGPT, llm.c, modded-nanogpt or NeMo. None: it must be named."""
     tokenizer: str = "gpt2"
-    """gpt2: the 50257 byte-pair tokens of GPT-2. char: one token for each character of the text. A folder: its own."""
+    """gpt2: the 50257 byte-pair tokens of GPT-2. char: one token for each character of the text. A folder: its own.
+    Prepared data have theirs."""
+    mixture: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """SOURCE=WEIGHT, once for each source: rows from all of them, in place of `source`."""
+    val_source: str | None = None
+    """Where validation comes from. None: from what the sources hold back."""
+    block_shuffle: bool = False
+    """Shuffle blocks of about a megabyte, and rows only among 16 of them: for slow disks."""
+    order: Literal["every-token", "v0.1"] = "every-token"
+    """every-token: an epoch passes over every token once. v0.1: as runs that version 0.1 began."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        if not self.source.strip():
-            raise UserError(
-                f"data.source={self.source!r} names nothing: give stdlib, shakespeare, or the path of a text"
-            )
+        for name in ("source", "val_source"):
+            value = getattr(self, name)
+            if value is not None and not value.strip():
+                raise UserError(f"data.{name}={value!r} names nothing: give stdlib, shakespeare, or the path of a text")
+        if self.mixture:
+            parse_mixture(self.mixture)
+        if self.order == "v0.1" and (self.mixture or self.block_shuffle):
+            raise UserError("data.order='v0.1' knows no mixture and no block_shuffle: leave it out")
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "DataConfig":
+        """The data of a run. Runs of version 0.1 name no order: theirs is kept."""
+        return cls(**{"order": "v0.1", **fields, "mixture": tuple(fields.get("mixture", ()))})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +184,7 @@ class TrainConfig:
                 **{
                     **fields,
                     "model": GPTConfig.from_dict(fields["model"]),
-                    "data": DataConfig(**fields["data"]),
+                    "data": DataConfig.from_dict(fields["data"]),
                     "mesh": MeshConfig(**fields.get("mesh", {})),  # runs of version 0.1 have none
                     "optimizer": OptimizerConfig(**fields["optimizer"]),
                 }

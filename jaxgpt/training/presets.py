@@ -18,6 +18,7 @@ def _gpt2(name: str, learning_rate: float, microbatches: int) -> TrainConfig:
     """OpenAI's size, trained as nanoGPT does: 0.5M tokens per update, 600k updates (GPT-3 paper's learning rates)."""
     return TrainConfig(
         model=GPTConfig.preset(name, dtype="bfloat16"),
+        data=DataConfig(source=None),
         optimizer=OptimizerConfig(learning_rate, learning_rate / 10, warmup_steps=2000),
         steps=600_000,
         batch_size=480,
@@ -65,10 +66,25 @@ PRESETS: dict[str, Preset] = {
             sample_tokens=500,
         ),
     ),
-    "gpt2": Preset("GPT-2 124M from scratch on your text; a GPU with 40 GB", _gpt2("gpt2", 6e-4, 15)),
+    "gpt2": Preset(
+        "GPT-2 124M from scratch; name its data by --data.source. A GPU with 40 GB", _gpt2("gpt2", 6e-4, 15)
+    ),
     "gpt2-medium": Preset("GPT-2 355M", _gpt2("gpt2-medium", 3e-4, 30)),
     "gpt2-large": Preset("GPT-2 774M", _gpt2("gpt2-large", 2.5e-4, 60)),
     "gpt2-xl": Preset("GPT-2 1.5B", _gpt2("gpt2-xl", 2e-4, 120)),
+    "gpt2-fineweb10B": Preset(
+        "GPT-2 124M on FineWeb-10B as llm.c trains it, to its validation loss of 3.28; name the data by --data.source. "
+        "A GPU with 80 GB, or eight with --microbatches 1",
+        TrainConfig(
+            model=GPTConfig.preset("gpt2", dtype="bfloat16"),
+            data=DataConfig(source=None),
+            optimizer=OptimizerConfig(6e-4, 0.0, warmup_steps=700),
+            steps=19_560,  # of 524,288 tokens: the 103 shards once
+            batch_size=512,
+            microbatches=8,
+            eval_every=250,
+        ),
+    ),
     "tiny": Preset(
         "a second's work, for tests and first steps",
         TrainConfig(

@@ -14,7 +14,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxgpt.data import TokenData, Tokenizer, from_spec, prepare
+from jaxgpt.data import TokenData, Tokenizer, from_spec
+from jaxgpt.data import open_data as open_source
+from jaxgpt.data.sources import changed_files, file_hashes
 from jaxgpt.errors import UserError
 from jaxgpt.training import lock
 from jaxgpt.training.checkpoint import Checkpoints
@@ -50,6 +52,8 @@ class Run:
     """Of the text or the token ids, so that a resumed run reads the same."""
     id: str | None = None
     """Written into each checkpoint; runs of version 0.1 have none."""
+    data_files: dict[str, str] = dataclasses.field(default_factory=dict)
+    """The hash of each file that the data came from, so that one that changed can be named."""
     from_python: dict[str, str] = dataclasses.field(default_factory=dict)
     """What jaxgpt.train was called with that no config can hold: data, loss, optimizer, by their names."""
 
@@ -77,16 +81,19 @@ class Run:
                 f"the data of {self.folder} were given from Python ({self.from_python['data']}): give them again, by "
                 "jaxgpt.train(folder=..., resume=True, data=...), or name a text by --data"
             )
-        data = prepare(self.config.data.source, self.tokenizer)
+        named = self.config.data
+        data = open_source(named.source or "", self.tokenizer, mixture=named.mixture, val_source=named.val_source)
         self.check_data(data)
         return data
 
     def check_data(self, data: TokenData) -> None:
         """Raise UserError where data are not those that the run began with."""
         if data.manifest["source_hash"] != self.source_hash:
+            files = changed_files(self.data_files, file_hashes(data.manifest)) if self.data_files else []
+            which = f" ({', '.join(files[:5])}{' and others' * (len(files) > 5)})" if files else ""
             raise UserError(
-                f"{self.config.data.source!r} has changed since {self.folder} began; "
-                "restore the text, or start a new run"
+                f"{data.manifest['source']!r} has changed since {self.folder} began{which}; "
+                "restore it, or start a new run"
             )
 
 
@@ -150,7 +157,15 @@ def new_run(folder: Path, config: TrainConfig, data: TokenData, from_python: dic
     """A run that is not on disk yet. Raises UserError where the folder holds anything, or the vocabularies differ."""
     check_vocabulary(config, data.tokenizer)
     check_is_new(folder)
-    return Run(folder, config, data.tokenizer, data.manifest["source_hash"], _new_id(), from_python or {})
+    return Run(
+        folder,
+        config,
+        data.tokenizer,
+        data.manifest["source_hash"],
+        _new_id(),
+        file_hashes(data.manifest),
+        from_python or {},
+    )
 
 
 def _new_id() -> str:
@@ -189,6 +204,7 @@ def write_config(run: Run) -> None:
         "from_python": run.from_python,
         "tokenizer": None if run.given_tokenizer is None else run.given_tokenizer.spec(),
         "source_hash": run.source_hash,
+        "data_files": run.data_files,
         "versions": package_versions(),
     }
     draft = run.folder / "config.json.part"
@@ -214,7 +230,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder}/config.json is not whole ({error}); restore it from a copy") from error
     config = TrainConfig.from_dict(record.get("config", {}))
     check_vocabulary(config, tokenizer)
-    return Run(folder, config, tokenizer, source_hash, record.get("id"), from_python)
+    return Run(folder, config, tokenizer, source_hash, record.get("id"), record.get("data_files", {}), from_python)
 
 
 def _meant(folder: Path) -> str | None:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.data import TokenData, Tokenizer, prepare
+from jaxgpt.data import TokenData, Tokenizer
+from jaxgpt.data import open_data as open_source
 from jaxgpt.errors import UserError
-from jaxgpt.training.config import CORPORA, TrainConfig
+from jaxgpt.training.config import CORPORA, DataConfig, TrainConfig
 from jaxgpt.training.presets import PRESETS
 
 Data = str | Path | TokenData | Sequence[int] | np.ndarray
@@ -38,10 +39,10 @@ def open_data(
     text, and where token ids are beyond the vocabulary.
     """
     if isinstance(data, (str, Path)):
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=absolute(str(data))))
-        data = None
+        named = dataclasses.replace(config.data, source=absolute(str(data)), mixture=())
+        config, data = dataclasses.replace(config, data=named), None
     if data is None:
-        tokens = prepare(config.data.source, tokenizer or config.data.tokenizer)
+        tokens = open_config(config.data, tokenizer)
         return Source(tokens, config if by_hand else follow_vocabulary(config, tokens.tokenizer), {})
     if isinstance(data, TokenData):
         return Source(
@@ -49,6 +50,28 @@ def open_data(
         )
     tokens = from_ids(np.asarray(data), config.model.vocab_size)
     return Source(tokens, config, {"data": f"an array of {len(tokens.train) + len(tokens.validation)} token ids"})
+
+
+def open_config(data: DataConfig, tokenizer: Tokenizer | None = None) -> TokenData:
+    """What a config names. Raises UserError where it names nothing."""
+    if data.source is None and not data.mixture:
+        raise UserError(
+            "data.source must be named: this preset needs much text. Prepare FineWeb-10B by `jaxgpt data prepare "
+            "hf://datasets/HuggingFaceFW/fineweb/sample/10BT fineweb10B --val-tokens 10485760`, and read it by "
+            "--data.source fineweb10B; its 10^10 tokens are 19,073 steps of 2^19"
+        )
+    return open_source(data.source or "", tokenizer or data.tokenizer, mixture=data.mixture, val_source=data.val_source)
+
+
+def with_absolute_paths(data: DataConfig) -> DataConfig:
+    """The same sources by their whole paths, so that a run is resumed from any folder."""
+    parts = (text.rpartition("=") for text in data.mixture)
+    return dataclasses.replace(
+        data,
+        source=None if data.source is None else absolute(data.source),
+        val_source=None if data.val_source is None else absolute(data.val_source),
+        mixture=tuple(f"{absolute(source)}={weight}" for source, _, weight in parts),
+    )
 
 
 def absolute(source: str) -> str:

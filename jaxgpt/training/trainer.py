@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.stages import Compiled
 from jaxtyping import Int
 
-from jaxgpt.data import Batches, Tokenizer, device_put_batch, eval_batches
+from jaxgpt.data import Batches, DeviceBatches, Tokenizer, eval_batches
 from jaxgpt.errors import UserError
 from jaxgpt.evaluation.tasks.in_training import TaskMetrics
 from jaxgpt.model.gpt import GPT
@@ -109,8 +109,8 @@ class Trainer:
             raise UserError(f"distill={config.distill!r}: jaxgpt.train loads it; here pass the model as teacher=")
         check_vocabulary(config, self.data.tokenizer)
         check_batch(config.batch_size, self.mesh.size, config.microbatches)
-        for part in (self.data.train, self.data.validation):
-            eval_batches(part, 1, config.model.context_length, 1)
+        self.batches  # noqa: B018  raises where the text is too short
+        eval_batches(self.data.validation, 1, config.model.context_length, 1)
         if config.eval_tasks is not None:
             self._task_metrics  # noqa: B018  fetches and checks the tasks' files
         describe_attention(config.model)
@@ -153,13 +153,26 @@ class Trainer:
 
     def batch(self, i: int) -> Int[Array, "B T+1"]:
         """The i-th batch on its devices: a pure function of i and `config.seed`."""
-        tokens = abstract_batch(self.config, self.mesh)
-        return device_put_batch(partial(self._batches, i), tokens.shape, tokens.sharding)
+        return self._device_batches(i)
 
     @cached_property
-    def _batches(self) -> Batches:
+    def _device_batches(self) -> DeviceBatches:
+        tokens = abstract_batch(self.config, self.mesh)
+        return DeviceBatches(self.batches, tokens.shape, tokens.sharding)
+
+    @cached_property
+    def batches(self) -> Batches:
+        """The batches as arrays of the host."""
         config = self.config
-        return Batches(self.data.train, config.batch_size, config.model.context_length, config.seed)
+        return Batches(
+            self.data.train,
+            config.batch_size,
+            config.model.context_length,
+            config.seed,
+            order=config.data.order,
+            block_shuffle=config.data.block_shuffle,
+            vocab_size=config.model.vocab_size,
+        )
 
     def step(self, state: TrainState, tokens: Int[Array | np.ndarray, "B T+1"]) -> tuple[TrainState, Metrics]:
         """One update. The state given is used up: its arrays are donated to the new one.

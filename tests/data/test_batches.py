@@ -9,7 +9,6 @@ from jaxgpt.data.mixture import Mixture
 from jaxgpt.data.tokens import Tokens
 from jaxgpt.errors import UserError
 
-Batches.__init__.__kwdefaults__["order"] = "every-token"  # until the config says it
 TOKENS = np.arange(1003, dtype=np.uint16)  # a token is its own position
 
 

@@ -14,11 +14,10 @@ from jaxgpt.data.preparation.manifest import make_manifest, write_json
 from jaxgpt.data.preparation.prepare import prepare_shards
 from jaxgpt.data.preparation.shard_writer import Shard
 from jaxgpt.data.preparation.tokenise import Settings
-from jaxgpt.data.sources import changed_files
+from jaxgpt.data.sources import changed_files, file_hashes
 from jaxgpt.data.token_files import open_token_file, write_header
 from jaxgpt.errors import UserError
 
-Batches.__init__.__kwdefaults__["order"] = "every-token"  # until the config says it
 TEXT = "Once upon a time there was a naïve robot. " * 40
 IDS = GPT2Tokenizer().encode(TEXT)
 
@@ -146,7 +145,7 @@ def test_files_are_looked_through_once(tmp_path, monkeypatch):
     write_bin(tmp_path / "d" / "x_train_0.bin", IDS[::-1])
     second = prepare(str(tmp_path / "d"), "gpt2", tmp_path)
     assert first.manifest["source_hash"] != second.manifest["source_hash"]
-    assert changed_files(first.manifest, second.manifest) == ["x_train_0.bin"]
+    assert changed_files(file_hashes(first.manifest), file_hashes(second.manifest)) == ["x_train_0.bin"]
 
 
 def test_validation_may_come_from_another_source(tmp_path, prepared):

@@ -88,7 +88,7 @@ def test_a_tokenizer_that_does_not_match_the_run_is_refused(run):
 
 def test_a_text_that_has_changed_is_refused(run, text):
     text.write_text(TEXT.replace("not", "ton"))
-    with pytest.raises(ValueError, match="text.txt' has changed since .*run began; restore the text"):
+    with pytest.raises(ValueError, match=r"text.txt' has changed since .*run began \(text.txt\); restore it"):
         read_run(run.folder).data()
 
 
