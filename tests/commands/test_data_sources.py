@@ -15,7 +15,7 @@ from tests.data.test_sources import write_bin
 from tests.runs import jaxgpt, lines, write_text
 
 FLAGS = ("--model.num-layers", 1, "--steps", 4, "--eval-every", 2, "--sample-tokens", 4)
-FLAGS = (*FLAGS, "--optimizer.final-learning-rate", 3e-3)  # whatever the number of steps
+FLAGS = (*FLAGS, "--optimizer.final-learning-rate", 3e-3, "--optimizer.warmup-steps", 1)  # whatever the number of steps
 
 
 @pytest.fixture
