@@ -79,16 +79,19 @@ def evaluate_text(chosen: Arguments) -> int:
 
 def evaluate_tasks(chosen: Arguments) -> int:
     """The standard tasks that were named."""
-    from jaxgpt.evaluation.tasks.run import find_tasks, run_task
+    from jaxgpt.evaluation.tasks.run import check_files, find_tasks, run_task
     from jaxgpt.evaluation.tasks.scorer import Scorer
-    from jaxgpt.loading import load_tokenizer
+    from jaxgpt.loading import check_vocabulary, load_tokenizer
 
     tasks = find_tasks(chosen.tasks or "")
     if chosen.limit is not None and chosen.limit < 1:
         raise UserError(f"--limit {chosen.limit} asks nothing; use at least 1, or leave it out for all questions")
+    check_files(tasks, chosen.task_data)
+    model, tokenizer = model_of(chosen), load_tokenizer(chosen.source)
+    check_vocabulary(tokenizer, model.config, chosen.source)
     scorer = Scorer(
-        model_of(chosen),
-        load_tokenizer(chosen.source),
+        model,
+        tokenizer,
         batch_size=chosen.batch_size,
         stride=chosen.stride,
         limit=chosen.limit,

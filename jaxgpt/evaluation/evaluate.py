@@ -57,7 +57,7 @@ def evaluate(
     scores = score_windows(model, windows, batch_size=batch_size, progress=progress)
     sums = np.array([score.logprobs.sum(dtype=np.float64) for score in scores])
     counts = np.array([len(score.logprobs) for score in scores])
-    loss = -sums.sum() / counts.sum()
+    loss = float(-sums.sum() / counts.sum())
     bits = None if bytes_per_token is None else loss / math.log(2) / bytes_per_token
     return Evaluation(loss, math.exp(min(loss, 700.0)), bits, int(counts.sum()), ratio_error(-sums, counts))
 

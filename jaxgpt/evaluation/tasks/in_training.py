@@ -4,8 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from jaxgpt.data import Tokenizer
-from jaxgpt.evaluation.tasks.files import TaskData
-from jaxgpt.evaluation.tasks.run import find_tasks, run_task
+from jaxgpt.evaluation.tasks.run import check_files, find_tasks, run_task
 from jaxgpt.evaluation.tasks.scorer import Scorer
 from jaxgpt.evaluation.tasks.task import Task
 from jaxgpt.model.gpt import GPT
@@ -34,8 +33,7 @@ class TaskMetrics:
         Raises UserError on an unknown task, and where a file is missing or is not the published one.
         """
         tasks = tuple(find_tasks(names))
-        for task in tasks:
-            TaskData(task.files, folder).check()
+        check_files(tasks, folder)
         return cls(tasks, tokenizer, limit, folder)
 
     def __call__(self, model: GPT) -> dict[str, float]:

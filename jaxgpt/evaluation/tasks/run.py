@@ -2,7 +2,7 @@
 
 import difflib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,6 +69,15 @@ def find_tasks(names: str) -> list[Task]:
     return found
 
 
+def check_files(tasks: Iterable[Task], folder: Path | None) -> None:
+    """Fetch what is missing. Raises UserError where a file of a task is not there, or is not the published one."""
+    for task in tasks:
+        try:
+            TaskData(task.files, folder).check()
+        except UserError as error:
+            raise UserError(f"task {task.name}: {error}") from error
+
+
 def run_task(task: Task, scorer: Scorer, folder: Path | None = None) -> tuple[Outcome, list[Row]]:
     """A model's numbers on one task. Raises UserError where its files or characters do not allow it."""
     if scorer.limit is not None and scorer.limit < 1:
@@ -92,4 +101,4 @@ def _rows(task: Task, outcome: Outcome, scorer: Scorer, truncated: int, seconds:
         yield Row(task.name, metric, value, error, number, by, outcome.examples, truncated, seconds)
 
 
-__all__ = ["TASKS", "Measure", "Row", "find_tasks", "run_task"]
+__all__ = ["TASKS", "Measure", "Row", "check_files", "find_tasks", "run_task"]
