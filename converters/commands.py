@@ -20,7 +20,7 @@ from converters.export import select_architecture
 from converters.hub import is_local, local_path
 from converters.load import load_pretrained
 from converters.lora import base_of, is_adapter
-from converters.save import SINGLE_FILES, parse_bytes, planned_files, save_pretrained
+from converters.save import parse_bytes, planned_files, save_pretrained
 from converters.sources import CONFIG
 from converters.verification.certify import certify
 from converters.verification.verify import verify as certificate_of
@@ -48,6 +48,8 @@ def convert(
     a tokenizer that the source has in another form than files, and says whether there is one. Raises UserError as
     `load_pretrained`, `adapt_weights` and `save_pretrained` do; nothing is written then.
     """
+    if args.verify and args.architecture == "gguf":
+        raise UserError("--verify compares with transformers, which opens no GGUF file: verify the source instead")
     console = Console(markup=False, highlight=False)
     model = load(args.source, **_options(args))
     changes: dict[str, Any] = {
@@ -126,7 +128,7 @@ def _companions(args: Convert, draft: Path, context_length: int, write_tokenizer
     folder = path if path.is_dir() else path.parent
     if is_adapter(folder) and not tokenizer_files(folder):
         folder = local_path(base_of(folder))
-    if tokenizer_files(folder) or args.architecture in SINGLE_FILES or write_tokenizer is None:
+    if tokenizer_files(folder) or args.architecture in ("nanogpt", "llm.c") or write_tokenizer is None:
         return folder
     return draft if write_tokenizer(args.source, draft, context_length) else folder
 

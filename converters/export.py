@@ -12,6 +12,7 @@ Rule = tuple[str, Callable[[GPTConfig], bool], str]
 
 LEARNED: Rule = ("position", lambda c: c.position == "learned", "its positions are a learned table")
 ROTARY: Rule = ("position", lambda c: c.position == "rotary", "its positions are rotary")
+LEARNED_OR_ROTARY: Rule = ("position", lambda c: c.position != "none", "its positions are learned or rotary")
 ONE_KEY_HEAD: Rule = ("num_kv_heads", lambda c: c.kv_heads == 1, "it has one key-value head")
 NO_WINDOW: Rule = ("window", lambda c: c.windows[0] is None and len(set(c.windows)) == 1, "it has no window")
 ONE_WINDOW: Rule = ("window", lambda c: len(set(c.windows)) == 1, "its window is the same in every layer")
@@ -42,11 +43,12 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "starcoder2": (ROTARY, ONE_WINDOW, PLAIN_SCALE),
     "nanogpt": (*PLAIN_GPT2, EXACT_GELU),
     "llm.c": (*PLAIN_GPT2, TANH_GELU),
+    "gguf": (LEARNED_OR_ROTARY, NO_WINDOW, PLAIN_SCALE, TANH_GELU),
     "jaxgpt": (),
 }
 """What an architecture asks of a config: our field, whether it holds, what the architecture is like instead."""
 AUTO = ("gpt_bigcode", "gpt2", "starcoder2")
-KEEPS_GROUPS = ("gpt_bigcode", "starcoder2", "jaxgpt")
+KEEPS_GROUPS = ("gpt_bigcode", "starcoder2", "gguf", "jaxgpt")
 KEEPS_MISSING_BIASES = ("nanogpt", "jaxgpt")
 
 

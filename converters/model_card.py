@@ -38,6 +38,7 @@ USES = {
     "starcoder2": ("transformers", "python", TRANSFORMERS),
     "nanogpt": ("nanogpt", "sh", "python train.py --init_from=resume --out_dir=FOLDER"),
     "jaxgpt": ("jaxgpt", "python", "import jaxgpt\n\nmodel = jaxgpt.load(FOLDER)"),
+    "gguf": ("llama.cpp", "sh", "llama-completion -m FOLDER/model.gguf -p 'Once upon a time'"),
     "llm.c": ("llm.c", "sh", "./train_gpt2cu -e FOLDER/model.bin"),
 }
 """Which library opens an architecture, and how, in which language."""

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from converters.architectures import ARCHITECTURES, Architecture, Row, sizes
 from converters.atomic_dir import atomic_dir
 from converters.companions import copy_tokenizer, generation_settings, special_tokens
 from converters.export import export_weights, select_architecture
-from converters.formats import llmc, nanogpt, own
+from converters.formats import gguf_file, llmc, nanogpt, own
 from converters.formats.safetensors_files import INDEX, SINGLE
 from converters.formats.tensors import DTYPES
 from converters.gpt2_tokenizer import write_gpt2_tokenizer
@@ -47,9 +48,9 @@ def save_pretrained(
     at all.
 
     architecture: gpt2, gpt_bigcode or starcoder2, which AutoModelForCausalLM and AutoTokenizer open; nanogpt, a
-    ckpt.pt; llm.c, a model.bin; jaxgpt, our own layout, which holds any model; or auto, the first of transformers' that
-    can hold it.
-    dtype: what the weights are stored in, float32 (also for None), bfloat16 or float16.
+    ckpt.pt; llm.c, a model.bin; gguf, a model.gguf for llama.cpp; jaxgpt, our own layout, which holds any model; or
+    auto, the first of transformers' that can hold it.
+    dtype: what the weights are stored in, float32 (also for None), bfloat16 or float16; gguf has q8_0, too.
     tokenizer: a folder whose tokenizer files are copied. carry_from: a Hugging Face folder whose tokenizer files,
     special token ids and generation settings are carried over. Without either the tokenizer is GPT-2's where the
     vocabulary has its size.
@@ -69,6 +70,8 @@ def save_pretrained(
             nanogpt.write_nanogpt(model, draft / nanogpt.FILE)
         elif kind == "llm.c":
             llmc.write_llmc(model, draft / llmc.FILE, stored)
+        elif kind == "gguf":
+            write_gguf(model, draft, str(dtype), stored, tokenizer, None if carry_from is None else Path(carry_from))
         else:
             carried = None if carry_from is None else Path(carry_from)
             write_tokenizer(model.config, kind, draft, tokenizer, carried)
@@ -91,8 +94,8 @@ def write_config(config: GPTConfig, kind: str, folder: Path, dtype: np.dtype, ca
     return write_json(folder / "generation_config.json", ids | settings)
 
 
-SINGLE_FILES = {"nanogpt": nanogpt.FILE, "llm.c": llmc.FILE}
-STORED = {"nanogpt": ("float32",), "llm.c": ("float32", "bfloat16")}
+SINGLE_FILES = {"nanogpt": nanogpt.FILE, "llm.c": llmc.FILE, "gguf": gguf_file.FILE}
+STORED = {"nanogpt": ("float32",), "llm.c": ("float32", "bfloat16"), "gguf": tuple(gguf_file.FILE_TYPES)}
 ALIASES = {"f32": "float32", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "f16": "float16"}
 
 
@@ -104,7 +107,7 @@ def storage_dtype(dtype: Any | None, kind: str) -> np.dtype:
     name = ALIASES.get(name, name)
     if name not in allowed:
         raise UserError(f"dtype={dtype!r} cannot be stored as {kind}; use {' or '.join(allowed)}")
-    return names[name]
+    return names.get(name, np.dtype(np.float32))  # q8_0 is made from float32
 
 
 def write_weights(model: GPT, architecture: Architecture, folder: Path, dtype: np.dtype, shard_bytes: int) -> None:
@@ -160,6 +163,17 @@ def write_tokenizer(
         return
     elif config.vocab_size == GPT2_VOCABULARY and kind != "jaxgpt":  # ours says on loading that it has no tokenizer
         write_gpt2_tokenizer(folder, config.context_length)
+
+
+def write_gguf(
+    model: GPT, folder: Path, dtype: str, stored: np.dtype, tokenizer: str | Path | None, carried: Path | None
+) -> None:
+    """The file model.gguf; the tokenizer's files are part of it."""
+    with TemporaryDirectory(prefix="jaxgpt-") as draft:
+        write_tokenizer(model.config, "gguf", Path(draft), tokenizer, carried)
+        special = special_tokens(Path(draft) if carried is None else carried)
+        name = "q8_0" if dtype == "q8_0" else stored.name
+        gguf_file.write_gguf(model, folder / gguf_file.FILE, name, Path(draft), special)
 
 
 def planned_files(model: GPT, kind: str, dtype: Any | None, shard_bytes: int) -> dict[str, int]:

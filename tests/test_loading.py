@@ -209,3 +209,19 @@ def test_a_trained_run_is_exported_with_its_characters(trained, tmp_path):
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     assert theirs("abc")["input_ids"] == tokenizer.encode("abc").tolist()
     assert theirs.decode(theirs("abc")["input_ids"]) == "abc"
+
+
+def test_a_checkpoint_of_a_run_is_named_by_step_or_as_the_best(trained):
+    steps = sorted(int(path.name) for path in (trained / "checkpoints").iterdir() if path.name.isdigit())
+    best = min((line for line in lines(trained) if line.get("step") in steps), key=lambda line: line["val_loss"])
+    by_name, by_step = (named_parameters(jaxgpt.load(trained, step=step)) for step in ("best", best["step"]))
+    assert all(np.array_equal(by_name[name], by_step[name]) for name in by_name)
+    with pytest.raises(UserError, match="no checkpoint of step 123456"):
+        jaxgpt.load(trained, step=123456)
+
+
+def test_convert_takes_a_step(trained, tmp_path):
+    step = max(int(path.name) for path in (trained / "checkpoints").iterdir() if path.name.isdigit())
+    assert jaxgpt_command("convert", trained, tmp_path / "out", "--step", step).code == 0
+    assert jaxgpt_command("convert", trained, tmp_path / "none", "--step", 123456).code == 2
+    assert not (tmp_path / "none").exists()
