@@ -46,6 +46,18 @@ def load_pretrained(
 
     Raises UserError where nothing is found, the files are broken, tensors are missing, unexpected or misshapen, a
     weight is NaN or infinite (unless allow_nonfinite), or the config asks for what the model cannot do.
+
+    Example:
+        >>> import tempfile
+        >>> from flax import nnx
+        >>> from converters import load_pretrained, save_pretrained
+        >>> from jaxgpt import GPT, GPTConfig
+        >>> folder = tempfile.mkdtemp() + "/gpt2"
+        >>> save_pretrained(GPT(GPTConfig.preset("tiny"), rngs=nnx.Rngs(0)), folder)
+        'gpt2'
+        >>> model = load_pretrained(folder)
+        >>> model.config.num_layers, model.embed.shape  # the vocabulary of 97 is padded with zeros to 128
+        (2, (128, 32))
     """
     model = read_model(open_source(local_path(source)), mesh, allow_nonfinite)
     if dtype is not None:

@@ -59,6 +59,19 @@ def save_pretrained(
 
     Raises UserError where the architecture cannot hold the model, the folder is not empty, or a weight is not a finite
     number in this dtype (unless allow_nonfinite).
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from flax import nnx
+        >>> from converters import save_pretrained
+        >>> from jaxgpt import GPT, GPTConfig
+        >>> folder = tempfile.mkdtemp() + "/model"
+        >>> model = GPT(GPTConfig.preset("tiny", num_kv_heads=1), rngs=nnx.Rngs(0))
+        >>> save_pretrained(model, folder, dtype="bfloat16")  # GPT-2 has no multi-query attention; this one has
+        'gpt_bigcode'
+        >>> (Path(folder) / "model.safetensors").exists()
+        True
     """
     kind = select_architecture(model.config, architecture)
     stored = storage_dtype(dtype, kind)

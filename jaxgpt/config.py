@@ -19,7 +19,19 @@ VOCABULARY_MULTIPLE = 128
 
 @dataclasses.dataclass(frozen=True)
 class GPTConfig:
-    """The architecture of one model. The defaults are GPT-2 124M (Radford et al. 2019)."""
+    """The architecture of one model. The defaults are GPT-2 124M (Radford et al. 2019).
+
+    Raises UserError where a field is not of its type or range, or two do not fit each other.
+
+    Example:
+        >>> from jaxgpt import GPTConfig
+        >>> config = GPTConfig.preset("gpt2-medium", position="rotary", window=(256, None), num_kv_heads=4)
+        >>> config.windows[:4], config.kv_heads, config.head_dim
+        ((256, None, 256, None), 4, 64)
+        >>> GPTConfig(num_heads=5)
+        Traceback (most recent call last):
+        jaxgpt.errors.UserError: d_model=768 is not a multiple of num_heads=5; use one of 1, 2, 3, 4, 6, 8, ... heads
+    """
 
     vocab_size: int = 50257
     """How many tokens the model can read and write."""

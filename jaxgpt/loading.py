@@ -141,6 +141,15 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
 
     GPT-2's where the files are GPT-2's, or where there are none and the model has exactly its vocabulary; the latter is
     said on stderr. Raises UserError where the source has no tokenizer, or one that cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from flax import nnx
+        >>> from jaxgpt import GPT, CharTokenizer, GPTConfig, load_tokenizer, save
+        >>> folder = tempfile.mkdtemp() + "/model"
+        >>> save(GPT(GPTConfig.preset("tiny"), rngs=nnx.Rngs(0)), folder, CharTokenizer("abc"))
+        >>> load_tokenizer(folder).encode("cab").tolist()
+        [2, 0, 1]
     """
     from converters.hub import local_path
     from converters.lora import base_of, is_adapter

@@ -55,7 +55,19 @@ class Tokenizer(Protocol):
 
 
 class GPT2Tokenizer:
-    """The byte pairs of GPT-2 (Radford et al. 2019, section 2.2), from the vocabulary shipped with the package."""
+    """The byte pairs of GPT-2 (Radford et al. 2019, section 2.2), from the vocabulary shipped with the package.
+
+    `encode` gives ids as uint16[T]; with `special`, <|endoftext|> in the text is its token. `decode` raises UserError on
+    an id that is not in the vocabulary.
+
+    Example:
+        >>> from jaxgpt import GPT2Tokenizer
+        >>> tokenizer = GPT2Tokenizer()
+        >>> tokenizer.encode("Hello world").tolist()
+        [15496, 995]
+        >>> tokenizer.decode([15496, 995])
+        'Hello world'
+    """
 
     name = "gpt2"
     vocab_size = 50257
@@ -82,7 +94,17 @@ class GPT2Tokenizer:
 
 
 class CharTokenizer:
-    """One id per character, in the order given."""
+    """One id per character, in the order given.
+
+    `encode` gives ids as uint16[T]. Raises UserError where a character is given twice, or `encode` or `decode` meets one
+    that was not given.
+
+    Example:
+        >>> from jaxgpt import CharTokenizer
+        >>> tokenizer = CharTokenizer.from_text("banana")
+        >>> tokenizer.characters, tokenizer.encode("nab").tolist()
+        ('abn', [2, 0, 1])
+    """
 
     name = "char"
     end_of_text: int | None = None

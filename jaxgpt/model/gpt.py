@@ -88,11 +88,16 @@ class Block(nnx.Module):
 
 
 class GPT(nnx.Module):
-    """A stack of blocks between an embedding table and its transpose.
+    """GPT-2 (Radford et al. 2019, section 2.3): a stack of blocks between an embedding table and its transpose.
 
-    >>> model = GPT(GPTConfig.preset("tiny"), rngs=nnx.Rngs(0))
-    >>> model(jnp.array([[1, 2, 3]])).shape
-    (1, 3, 97)
+    `model(tokens int[B, T], key=None)` is float32[B, T, V]: the logits of the next token at every position. Raises
+    UserError where tokens are not of the vocabulary, or more than the model can read.
+
+    Example:
+        >>> from jaxgpt import GPT, GPTConfig
+        >>> model = GPT(GPTConfig.preset("tiny"), rngs=nnx.Rngs(0))
+        >>> model(jnp.array([[1, 2, 3]])).shape
+        (1, 3, 97)
     """
 
     def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs) -> None:

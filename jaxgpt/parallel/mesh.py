@@ -15,7 +15,16 @@ DATA, FSDP = "data", "fsdp"
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """The devices as a grid. data copies the model (DDP), fsdp shards it (FSDP, ZeRO); both share out the batch."""
+    """The devices as a grid. data copies the model (DDP), fsdp shards it (FSDP, ZeRO); both share out the batch.
+
+    Sources: Rajbhandari et al. 2020 (ZeRO), Zhao et al. 2023 (PyTorch FSDP). Raises UserError where a size is neither
+    -1 nor at least 1, or both are -1.
+
+    Example:
+        >>> from jaxgpt import MeshConfig
+        >>> MeshConfig(fsdp=4).sizes(devices=8)
+        (2, 4)
+    """
 
     data: int = -1
     """Copies of the model; -1: as many as there are devices for."""

@@ -110,8 +110,8 @@ def shard(model: GPT, mesh: Mesh) -> GPT:
     >>> from jaxgpt.config import GPTConfig
     >>> from jaxgpt.parallel.mesh import one_device
     >>> model = shard(GPT(GPTConfig.preset("tiny"), rngs=nnx.Rngs(0)), one_device())
-    >>> model.embed[...].sharding.spec
-    PartitionSpec()
+    >>> dict(model.embed[...].sharding.mesh.shape)
+    {'data': 1, 'fsdp': 1}
     """
 
     def place(leaf: Array, sharding: NamedSharding) -> Array:

@@ -18,7 +18,15 @@ CORPORA = ("stdlib", "shakespeare")
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What is read, and in which tokens."""
+    """What is read, and in which tokens.
+
+    Raises UserError where the source names nothing.
+
+    Example:
+        >>> from jaxgpt import DataConfig, TrainConfig
+        >>> TrainConfig(data=DataConfig("book.txt", tokenizer="char")).data.source
+        'book.txt'
+    """
 
     source: str | None = "stdlib"
     """stdlib (Python's own source and documentation), shakespeare, the path of a text file or folder, a folder made by
@@ -54,7 +62,15 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019) under a warm-up and a cosine."""
+    """AdamW (Loshchilov & Hutter 2019, algorithm 2) under a linear warm-up and a cosine.
+
+    Raises UserError where a number is outside its range.
+
+    Example:
+        >>> from jaxgpt import OptimizerConfig, TrainConfig
+        >>> TrainConfig(optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200)).optimizer.beta2
+        0.95
+    """
 
     learning_rate: float = 6e-4
     """The peak, reached after the warm-up."""
@@ -86,7 +102,20 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """One training run."""
+    """One training run: the flags of `jaxgpt train`, as a value.
+
+    Raises UserError where a field is not of its type or range, or two do not fit each other.
+
+    Example:
+        >>> import dataclasses
+        >>> from jaxgpt import MeshConfig, TrainConfig
+        >>> config = dataclasses.replace(TrainConfig.preset("tiny"), steps=300, mesh=MeshConfig(fsdp=8))
+        >>> TrainConfig.from_dict(config.to_dict()) == config
+        True
+        >>> dataclasses.replace(config, microbatches=3)
+        Traceback (most recent call last):
+        jaxgpt.errors.UserError: batch_size=4 is not a multiple of microbatches=3; change one
+    """
 
     model: GPTConfig = dataclasses.field(default_factory=GPTConfig)
     """The architecture."""

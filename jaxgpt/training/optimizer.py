@@ -60,6 +60,11 @@ def decay_mask(model: GPT) -> GPT:
         >>> import optax
         >>> from jaxgpt import decay_mask
         >>> optimizer = optax.adamw(1e-3, weight_decay=0.1, mask=decay_mask)
+        >>> from flax import nnx
+        >>> from jaxgpt import GPT, GPTConfig
+        >>> attention = decay_mask(GPT(GPTConfig.preset("tiny"), rngs=nnx.Rngs(0))).blocks[0].attn
+        >>> attention.query.kernel.get_value(), attention.query.bias.get_value()
+        (True, False)
 
     Raises ValueError on a parameter that the table does not name.
     """
@@ -83,6 +88,11 @@ def muon_dimensions(model: GPT) -> GPT:
         >>> from optax.contrib import muon
         >>> from jaxgpt import decay_mask, muon_dimensions
         >>> optimizer = muon(0.02, weight_decay_mask=decay_mask, muon_weight_dimension_numbers=muon_dimensions)
+        >>> from flax import nnx
+        >>> from jaxgpt import GPT, GPTConfig
+        >>> attention = muon_dimensions(GPT(GPTConfig.preset("tiny"), rngs=nnx.Rngs(0))).blocks[0].attn
+        >>> attention.out.kernel.get_value()  # of [N, H, D]
+        MuonDimensionNumbers(reduction_axis=(0, 1), output_axis=(2,))
     """
     from optax.contrib import MuonDimensionNumbers
 
