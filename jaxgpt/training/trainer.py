@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ from jaxtyping import Int
 
 from jaxgpt.data import Batches, DeviceBatches, Tokenizer, eval_batches
 from jaxgpt.errors import UserError
-from jaxgpt.evaluation.tasks.in_training import TaskMetrics
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import abstract_model
 from jaxgpt.parallel.mesh import check_batch
@@ -44,6 +43,9 @@ from jaxgpt.training.source import Data, open_data
 from jaxgpt.training.state import Optimizer, TrainState, abstract_batch, abstract_state, initial_state, state_from
 from jaxgpt.training.step import Loss, Metrics, compile_step, describe_attention
 from jaxgpt.training.validation import compile_validation
+
+if TYPE_CHECKING:
+    from jaxgpt.evaluation.tasks.in_training import TaskMetrics
 
 
 class Trainer:
@@ -214,7 +216,9 @@ class Trainer:
         return self._task_metrics(state.model)
 
     @cached_property
-    def _task_metrics(self) -> TaskMetrics:
+    def _task_metrics(self) -> "TaskMetrics":
+        from jaxgpt.evaluation.tasks.in_training import TaskMetrics  # only here: all tasks, which few runs ask
+
         config, tokenizer = self.config, self.data.tokenizer
         if tokenizer is None or config.eval_tasks is None:
             raise UserError(
