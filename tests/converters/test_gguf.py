@@ -136,5 +136,6 @@ def test_llamacpp_continues_as_we_do(make_model, tmp_path, variant):
         for at, entry in enumerate(answer)
         for likely in entry["top_logprobs"]
     ]
-    print(f"\n{variant}: largest error of a log-probability {max(errors):.1e} of {np.ptp(logits):.1f}")
-    assert max(errors) < 2e-3
+    error, spread = max(errors), logits.std()
+    print(f"\n{variant}: largest error of a log-probability {error:.1e}, standard deviation of logits {spread:.1f}")
+    assert error < 2e-3 * spread  # llama.cpp looks the GELU up in a table of float16

@@ -85,10 +85,7 @@ def test_the_older_files_are_the_same_tokenizer(own, folder, tmp_path):
 
 
 def test_gpt2s_own_files_are_read_by_tiktoken(tmp_path):
-    try:
-        from converters.gpt2_tokenizer import write_gpt2_tokenizer
-    except ImportError:
-        from converters.hf_tokenizer import write_gpt2_tokenizer
+    from converters.gpt2_tokenizer import write_gpt2_tokenizer
 
     write_gpt2_tokenizer(tmp_path, 1024)
     assert isinstance(read_tokenizer(tmp_path), GPT2Tokenizer)
