@@ -15,7 +15,8 @@ def print_header(trainer: Trainer, console: Console) -> None:
     """Run, model, data, steps and devices, a line each."""
     config, mesh, device = trainer.config, trainer.mesh, jax.devices()[0]
     counts = {name: split["tokens"] for name, split in trainer.data.manifest["splits"].items()}
-    source = trainer.from_python.get("data", trainer.data.manifest["source"])
+    named = trainer.data.manifest["source"] if config.data.mixture else config.data.source
+    source = trainer.from_python.get("data", named)
     tokens = config.batch_size * config.model.context_length
     rows = {
         "run": trainer.run.folder,
