@@ -1,13 +1,16 @@
 """Where weights come from: a path on this machine, or the name of a model on the Hugging Face hub."""
 
 import re
+from functools import partial
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.file_download import repo_folder_name
 
 from converters.companions import TOKENIZER_FILES
 from converters.files import shown
+from converters.patience import download
 from jaxgpt.errors import UserError
 
 CONFIGS = ("config.json", "generation_config.json", "adapter_config.json", *TOKENIZER_FILES)
@@ -42,8 +45,10 @@ def local_path(source: str | Path) -> Path:
 
 
 def _snapshot(model: str, patterns: tuple[str, ...]) -> Path:
+    cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model")
+    fetch = partial(snapshot_download, model, allow_patterns=list(patterns))
     try:
-        return Path(snapshot_download(model, allow_patterns=list(patterns)))
+        return Path(download(model, fetch, (cache, Path(constants.HF_HOME) / "xet")))
     except (HfHubHTTPError, HFValidationError, OSError) as error:  # not found, no network, off line
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{model} is no path on this machine, and the hub gave no such model: {reason}") from None
