@@ -8,20 +8,19 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
-from starlette.requests import Request as HTTPRequest
+from starlette.requests import Request as Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
-from jaxgpt.inference.text_stream import TextStream
 from jaxgpt.model.gpt import GPT
 from jaxgpt.serving import protocol
-from jaxgpt.serving.engine import Engine, Piece, QueueFullError, Request
-from jaxgpt.serving.protocol import Completion, Envelope, Logprobs, failure
+from jaxgpt.serving.choice import Choice, ShutdownError
+from jaxgpt.serving.engine import Engine, QueueFullError
+from jaxgpt.serving.protocol import Completion, Envelope, failure
 from jaxgpt.serving.scoring import score
 
 LONGEST_BODY = 4 << 20
@@ -33,59 +32,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 
-Handler = Callable[[HTTPRequest], Awaitable[Response]]
-
-
-class Choice:
-    """One continuation on its way to a client: tokens come from the engine's thread, text goes out."""
-
-    def __init__(self, index: int, wanted: Completion, prompt: np.ndarray, number: int, tokenizer: Tokenizer) -> None:
-        self.index, self.tokens = index, 0
-        self._pieces: asyncio.Queue[Piece] = asyncio.Queue()
-        self._stream = TextStream(tokenizer, prompt.tolist(), wanted.stop)
-        self._logprobs = None if wanted.logprobs is None else Logprobs(tokenizer, wanted.logprobs)
-        loop, words = asyncio.get_running_loop(), (wanted.seed & 0xFFFFFFFF, (wanted.seed >> 32) & 0xFFFFFFFF)
-
-        def emit(piece: Piece) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
-
-        self.request = Request(
-            prompt, wanted.max_tokens, wanted.settings, (*words, number), emit, logprobs=wanted.logprobs is not None
-        )
-
-    def skip(self, text: str) -> None:
-        """The offsets of the log probabilities begin after an echoed text."""
-        if self._logprobs is not None:
-            self._logprobs = Logprobs(self._logprobs._tokenizer, self._logprobs._alternatives, len(text))
-
-    async def parts(self) -> AsyncIterator[dict[str, Any]]:
-        """The choice in parts as they are made; the last has a finish_reason."""
-        finish = None
-        while finish is None:
-            piece = await self._pieces.get()
-            if piece.finish == "shutdown":
-                raise ShutdownError
-            text, kept = "", 0
-            for token in piece.tokens:
-                text += self._stream.add([token])
-                kept += 1
-                if self._stream.stopped:
-                    break
-            self.tokens += kept
-            finish = "stop" if self._stream.stopped else piece.finish
-            if finish is not None:
-                text += self._stream.end()
-                self.request.cancelled = True
-            told = None
-            if self._logprobs is not None:
-                told = self._logprobs.of(piece.tokens[:kept], piece.logprobs[:kept], piece.top[:kept])
-            if text or finish or (told and told["tokens"]):
-                yield protocol.choice(self.index, text, told, finish)
-
-
-class ShutdownError(Exception):
-    """The server ends before the text does."""
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Service:
@@ -117,7 +64,7 @@ class Service:
     def guarded(self, handler: Handler) -> Handler:
         """The handler, for those who have the key; what it raises becomes an answer."""
 
-        async def answer(request: HTTPRequest) -> Response:
+        async def answer(request: Request) -> Response:
             sent = request.headers.get("authorization", "").removeprefix("Bearer ")
             if self.api_key is not None and not secrets.compare_digest(sent.encode(), self.api_key.encode()):
                 return JSONResponse(failure("the API key is missing or wrong", code="invalid_api_key"), 401)
@@ -135,13 +82,13 @@ class Service:
 
         return answer
 
-    async def page(self, request: HTTPRequest) -> Response:  # noqa: ARG002
+    async def page(self, request: Request) -> Response:  # noqa: ARG002
         return HTMLResponse((files("jaxgpt.serving") / "page.html").read_text(encoding="utf-8"), headers=HEADERS)
 
-    async def health(self, request: HTTPRequest) -> Response:  # noqa: ARG002
+    async def health(self, request: Request) -> Response:  # noqa: ARG002
         return JSONResponse({"status": "ok", "active": self.engine.active, "waiting": self.engine.waiting})
 
-    async def models(self, request: HTTPRequest) -> Response:
+    async def models(self, request: Request) -> Response:
         model = {"id": self.name, "object": "model", "created": 0, "owned_by": "jaxgpt"}
         model["max_model_len"] = self.model.config.max_length
         asked = request.path_params.get("name")
@@ -149,14 +96,14 @@ class Service:
             return JSONResponse({"object": "list", "data": [model]})
         return JSONResponse(model) if asked == self.name else self._no_model(asked)
 
-    async def tokenize(self, request: HTTPRequest) -> Response:
+    async def tokenize(self, request: Request) -> Response:
         body = await _json(request)
         text = body.get("text") if isinstance(body, dict) else None
         if not isinstance(text, str):
             raise UserError("text has to be a text")
         return JSONResponse({"token_ids": self.tokenizer.encode(text).tolist()})
 
-    async def completions(self, request: HTTPRequest) -> Response:
+    async def completions(self, request: Request) -> Response:
         body = await _json(request)
         asked = body.get("model") if isinstance(body, dict) else None
         if asked not in (None, self.name):
@@ -225,10 +172,9 @@ class Service:
         known = [token for token in tokens.tolist() if token < self.tokenizer.vocab_size]
         text = self.tokenizer.decode(known)
         told = None
-        if wanted.logprobs is not None:
+        if choice.logprobs is not None:
             logprobs, top = await asyncio.to_thread(score, self.engine.model, tokens, self.engine.num_tokens)
-            told = Logprobs(self.tokenizer, wanted.logprobs).of(tokens.tolist(), [None, *logprobs], [None, *top])
-        choice.skip(text)
+            told = choice.logprobs.of(tokens.tolist(), [None, *logprobs], [None, *top])
         return protocol.choice(choice.index, text, told, None if wanted.max_tokens else "length")
 
     def _no_model(self, asked: object) -> Response:
@@ -239,7 +185,7 @@ class Service:
 NO_STORE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-async def _json(request: HTTPRequest) -> Any:
+async def _json(request: Request) -> Any:
     """The body. Raises UserError where it is too long, or not JSON."""
     body = bytearray()
     async for chunk in request.stream():
@@ -252,7 +198,7 @@ async def _json(request: HTTPRequest) -> Any:
         raise UserError(f"the body is not JSON: {error}") from None
 
 
-async def _unless_gone(request: HTTPRequest, work: Any) -> Any:
+async def _unless_gone(request: Request, work: Any) -> Any:
     """The result of some work, which is given up when the client goes. Raises ClientDisconnect then."""
 
     async def gone() -> None:

@@ -4,12 +4,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from jaxgpt.inference import buckets
 from jaxgpt.inference.programs import Rules, State, decode, prefill
@@ -17,6 +14,7 @@ from jaxgpt.inference.sampling import Drawn
 from jaxgpt.inference.settings import Settings, kind_of, make_rules
 from jaxgpt.inference.texts import cast_once
 from jaxgpt.model.gpt import GPT
+from jaxgpt.serving.rows import Shapes, empty, put, shapes_of, take
 
 PIECE = 8
 """Tokens between two chances to join. Fewer: quicker to join, more time between programs."""
@@ -156,7 +154,7 @@ class Engine:
         if self._tell(request, jax.tree.map(lambda leaf: np.asarray(leaf)[0, None], drawn)):
             self._arrange(request)
             assert self._state is not None
-            self._state = _put(self._state, state._replace(seen=None), np.int32(self.rows.index(request)))
+            self._state = put(self._state, state._replace(seen=None), np.int32(self.rows.index(request)))
 
     def _arrange(self, new: Request | None) -> None:
         """As few rows and as short caches as all need, with a row for a new request if there is one."""
@@ -168,9 +166,9 @@ class Engine:
         if new is not None and None in self.rows and len(self.rows) == count and self._capacity == capacity:
             self.rows[self.rows.index(None)] = new
             return
-        template = _shapes(self.model, count, capacity)
+        template = shapes_of(self.model, count, capacity)
         index = np.array([row for row, _ in kept] + [0] * (count - len(kept)), np.int32)
-        self._state = _take(self._state, index, _Static(template)) if kept else _empty(template)
+        self._state = take(self._state, index, Shapes(template)) if kept else empty(template)
         self._capacity, self.rows = capacity, [*all_, *[None] * (count - len(all_))]
 
     def _piece(self) -> None:
@@ -218,60 +216,3 @@ class Engine:
         settings = [Settings(temperature=0) if request is None else request.settings for request in rows]
         seeds = np.array([(0, 0, 0) if request is None else request.seed for request in rows], np.uint32)
         return make_rules(len(rows), settings, seeds, (), self.num_tokens)
-
-
-class _Static:
-    """Shapes as an argument that a program is compiled for."""
-
-    def __init__(self, shapes: State) -> None:
-        self.shapes = shapes
-        leaves, tree = jax.tree.flatten(shapes)
-        self._key = (tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Static) and self._key == other._key
-
-
-def _shapes(model: GPT, rows: int, capacity: int) -> State:
-    """The state of so many rows, as shapes."""
-    zeros = jnp.zeros(rows, jnp.int32)
-
-    def make(model: GPT) -> State:
-        _, cache = model.prefill(jnp.zeros((rows, 1), jnp.int32), zeros + 1, capacity)
-        return State(zeros, zeros, jnp.zeros(rows, bool), cache, None)
-
-    return jax.eval_shape(make, model)
-
-
-def _empty(shapes: State) -> State:
-    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-
-
-@partial(jax.jit, static_argnames="target")
-def _take(state: State, index: Array, target: _Static) -> State:
-    """Some rows of a state, their caches as long as the target's. A longer cache only has more empty slots."""
-
-    def fit(leaf: Array, shape: jax.ShapeDtypeStruct) -> Array:
-        leaf = leaf[index]
-        if leaf.ndim == 1:
-            return leaf
-        leaf = leaf[:, : shape.shape[1]]
-        return jnp.pad(leaf, ((0, 0), (0, shape.shape[1] - leaf.shape[1]), (0, 0), (0, 0)))
-
-    return jax.tree.map(fit, state, target.shapes)
-
-
-@partial(jax.jit, donate_argnames="state")
-def _put(state: State, one: State, row: Array) -> State:
-    """A state with one row replaced."""
-
-    def put(all_: Array, new: Array) -> Array:
-        new = new.astype(all_.dtype)
-        if all_.ndim > 1:
-            new = new[:, : all_.shape[1]]
-        return jax.lax.dynamic_update_slice(all_, new, (row, *(0 for _ in all_.shape[1:])))
-
-    return jax.tree.map(put, state, one)

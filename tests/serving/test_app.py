@@ -2,7 +2,6 @@
 
 import json
 import socket
-import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from jaxgpt.config import GPTConfig
 from jaxgpt.inference.generate import generate
-from tests.serving.conftest import CONFIG
-from tests.variants import VARIANTS, forward, loud
+from tests.variants import forward, loud
 
 openai = pytest.importorskip("openai")
 
@@ -160,7 +159,7 @@ def test_a_key_is_asked_for_everywhere_but_on_the_page(serve):
         assert b"<title>" in page.read()
 
 
-ENDLESS = VARIANTS["windowed"].__class__(
+ENDLESS = GPTConfig(
     vocab_size=300, context_length=64, num_layers=1, num_heads=4, d_model=32, position="rotary", window=8
 )
 
@@ -207,5 +206,3 @@ def test_clients_at_once_each_get_what_they_would_get_alone(client, model, token
     for seed, text in enumerate(found):
         expected = alone(model, tokenizer, "low " * (1 + seed % 3), 12, temperature=1, seed=seed)
         assert text == tokenizer.decode(expected)
-    assert threading.active_count() < 60
-    assert CONFIG.context_length == 64
