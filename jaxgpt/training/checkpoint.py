@@ -72,7 +72,12 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if "_manager" in vars(self):
-            self._manager.close()
+            try:
+                with self._writing():
+                    self._manager.close()
+            except SaveFailed:  # of a save in the background; one that is told already is not told again
+                if kind is None or not issubclass(kind, SaveFailed):
+                    raise
 
     @property
     def steps(self) -> list[int]:

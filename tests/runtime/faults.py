@@ -125,7 +125,7 @@ def ends(processes: list[subprocess.Popen], since: float, deadline: float, but: 
     return [found[index] for index in range(len(processes))]
 
 
-def wait_for_mark(marks: Path, victim: int, processes: list[subprocess.Popen], deadline: float = 90) -> None:
+def wait_for_mark(marks: Path, victim: int, processes: list[subprocess.Popen], deadline: float = 240) -> None:
     """Until the victim's moment has come."""
     began = time.monotonic()
     while not (marks / str(victim)).exists():
