@@ -83,7 +83,8 @@ def find_texts(source: str) -> tuple[Input, ...]:
         )
     found = find([str(path)], text_only=True)
     if line := found.describe_left_out():
-        log.warning("%s: %s", source, line.replace("text of another suffix is read by", "`jaxgpt data prepare` reads"))
+        counts = line.partition(";")[0]
+        log.warning("%s: %s; `jaxgpt data prepare` reads .jsonl, .parquet and, by --suffix, other text", source, counts)
     return found.inputs
 
 

@@ -26,6 +26,9 @@ class Mixture:
     def __len__(self) -> int:
         return sum(len(tokens) for tokens in self.sources)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        raise UserError("the rows of a mixture are drawn, and are no one text: name one of its sources by --data")
+
     def source_of(self, row: int) -> tuple[int, int]:
         """Which source row number `row` is from, and which of its own rows it is.
 

@@ -66,6 +66,8 @@ def prepare_text(source: str, tokenizer: str | Tokenizer, cache: Path | None = N
     name = Path(source).expanduser().resolve().name
     spec = named if isinstance(named, str) else named.spec()
     stamps = [[os.path.abspath(one.path), one.size, one.modified] for one in inputs]
+    if inputs[0].kind != "text":
+        return _documents(name, inputs, named, folder, _digest([FORMAT, HELD_BACK, spec, stamps]))
     index = folder / "index" / f"{_digest([FORMAT, HELD_BACK, spec, stamps])}.json"
     try:
         return _open(folder / json.loads(index.read_text(encoding="utf-8"))["folder"])
@@ -74,6 +76,27 @@ def prepare_text(source: str, tokenizer: str | Tokenizer, cache: Path | None = N
         index.parent.mkdir(exist_ok=True)
         write_json(index, {"folder": data.manifest["folder"]})
         return data
+
+
+def _documents(name: str, inputs: tuple[Input, ...], tokenizer: Tokenizer | str, cache: Path, digest: str) -> TokenData:
+    """A file of JSON lines or of parquet, as `jaxgpt data prepare` makes it; a tenth of the documents is validation."""
+    if isinstance(tokenizer, str):
+        raise UserError(
+            f"the characters of {name} are not known before it is read: use the gpt2 tokenizer, or a text file"
+        )
+    folder = cache / f"{name}-{tokenizer.name}-{digest}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f".{folder.name}.lock"):
+        if folder.exists() and not (folder / PROGRESS).exists():
+            try:
+                return open_prepared(folder)
+            except UserError:
+                log.warning("%s is damaged: making it again", folder)
+                shutil.rmtree(folder)
+        workers = 0 if sum(one.size for one in inputs) < SMALL else len(os.sched_getaffinity(0))
+        about = {"source": name}
+        prepare_shards(inputs, folder, tokenizer, Settings(validation=HELD_BACK), workers=workers, about=about)
+        return open_prepared(folder)
 
 
 def _prepared(text: Text, tokenizer: Tokenizer | str, cache: Path) -> TokenData:

@@ -143,6 +143,11 @@ def test_each_source_of_a_mixture_has_its_own_epochs():
         assert set(np.bincount(own[: epochs * per_epoch, 1:].ravel(), minlength=1003)[tokens]) == {epochs}
 
 
+def test_a_mixture_is_no_one_text():
+    with pytest.raises(UserError, match="name one of its sources"):
+        np.asarray(Mixture([(TOKENS, 1), (TOKENS, 2)]))
+
+
 def test_a_mixture_is_the_same_for_every_host():
     mixture = Mixture([(TOKENS[:500], 2), (TOKENS[500:], 1)])
     whole = Batches(mixture, 8, 8, seed=0)

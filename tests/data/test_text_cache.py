@@ -1,4 +1,6 @@
+import gzip
 import hashlib
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -185,6 +187,25 @@ def test_files_are_prepared_as_the_same_documents_in_memory(source, folder, tmp_
     assert data.manifest["source_hash"] == corpus.source_hash
     assert data.manifest["splits"]["train"]["documents"] == len(train)
     assert data.manifest["splits"]["validation"]["bytes"] == sum(len(text.encode()) for text in validation)
+
+
+def test_a_file_of_json_lines_is_its_documents_each_in_one_part(tmp_path):
+    documents = [f"Document {i}. " * 9 for i in range(200)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    data = prepare(str(tmp_path / "a.jsonl"), "gpt2", tmp_path)
+    parts = [data.tokenizer.decode(part).split("<|endoftext|>")[1:] for part in (data.train, data.validation)]
+    assert sorted(parts[0] + parts[1]) == sorted(documents)
+    assert 5 < len(parts[1]) < 40
+    with pytest.raises(UserError, match="use the gpt2 tokenizer"):
+        prepare(str(tmp_path / "a.jsonl"), "char", tmp_path)
+
+
+def test_a_compressed_text_is_its_text(tmp_path):
+    (tmp_path / "a.txt").write_text(TEXT)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
+    one, other = (prepare(str(tmp_path / name), "gpt2", tmp_path) for name in ("a.txt", "a.txt.gz"))
+    np.testing.assert_array_equal(one.train, other.train)
+    np.testing.assert_array_equal(one.validation, other.validation)
 
 
 def test_what_a_folder_holds_beside_text_is_told(folder, tmp_path, caplog):
