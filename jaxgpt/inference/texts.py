@@ -13,6 +13,8 @@ from jaxgpt.inference.programs import Rules, State, decode, prefill
 from jaxgpt.inference.sampling import Drawn, Kind
 from jaxgpt.inference.weights import cast_for_inference
 from jaxgpt.model.gpt import GPT
+from jaxgpt.ops.attention import select_backend
+from jaxgpt.ops.platform import target_platform
 
 
 class Texts:
@@ -111,7 +113,8 @@ _cast = jax.jit(cast_for_inference)
 def check_prompts(
     config: GPTConfig, prompts: Sequence[np.ndarray], new_tokens: int, *, slide: bool, fused: bool = False
 ) -> None:
-    """Raise UserError where the model cannot continue these token ids by so many."""
+    """Raise UserError where the model cannot continue these token ids by so many, or its attention cannot run here."""
+    _check_attention(config)
     if new_tokens < 0:
         raise UserError(f"max_new_tokens={new_tokens} is below 0")
     low, high = min(int(prompt.min()) for prompt in prompts), max(int(prompt.max()) for prompt in prompts)
@@ -131,6 +134,18 @@ def check_prompts(
         from jaxgpt.inference.fused import check  # only here: Pallas' Triton backend may not be in every jax
 
         check(config)
+
+
+def _check_attention(config: GPTConfig) -> None:
+    select_backend(
+        config.attention,
+        platform=target_platform(),
+        dtype=config.dtype,
+        head_dim=config.head_dim,
+        window=None,
+        length=config.context_length,
+        dropout=0.0,
+    )
 
 
 def as_prompts(tokens: object) -> list[np.ndarray]:
