@@ -11,9 +11,11 @@ NAME = "jaxgpt"
 
 def main(arguments: list[str]) -> int:
     """Run `lm_eval` with these arguments; returns the exit code. Without --model, the model is ours."""
-    register()
+    _check_installed()
     from lm_eval.__main__ import cli_evaluate
 
+    if not {"-h", "--help"} & set(arguments):
+        register()  # imports jax, for which --help does not wait
     if "--model_args" in arguments and not {"--model", "-M"} & set(arguments):
         arguments = [*arguments, "--model", NAME]
     sys.argv = ["lm_eval", *arguments]
@@ -21,12 +23,18 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def register() -> None:
-    """Make `jaxgpt` a model of the harness, for `lm_eval.simple_evaluate(model="jaxgpt", ...)` too."""
+def _check_installed() -> None:
     try:
-        from lm_eval.api.registry import model_registry
+        import lm_eval  # noqa: F401
     except ImportError as error:
         raise UserError(f"lm-evaluation-harness is not installed ({error}): pip install 'jaxgpt[lm-eval]'") from None
+
+
+def register() -> None:
+    """Make `jaxgpt` a model of the harness, for `lm_eval.simple_evaluate(model="jaxgpt", ...)` too."""
+    _check_installed()
+    from lm_eval.api.registry import model_registry
+
     from jaxgpt.evaluation.lm_eval import HarnessModel
     from jaxgpt.evaluation.scoring import BatchSize
 
