@@ -6,8 +6,6 @@ import importlib
 import io
 import os
 import sys
-import traceback
-from pathlib import Path
 
 from jaxgpt.errors import UserError
 
@@ -62,8 +60,8 @@ def main() -> int:
         if wrong_flags.code:
             _end_all(2, UserError("its flags cannot be read"))
         raise
-    except ValueError as error:  # every other exception is a defect, and keeps its traceback
-        if "JAXGPT_TRACEBACK" in os.environ or not _is_for_the_user(error):
+    except UserError as error:  # every other exception is a defect, and keeps its traceback
+        if "JAXGPT_TRACEBACK" in os.environ:
             raise
         if watchdog := sys.modules.get("jaxgpt.runtime.watchdog"):
             watchdog.before_failing(error)
@@ -76,16 +74,6 @@ def _end_all(code: int, error: BaseException) -> None:
     """Where this is one of several processes, tell the others why it ends."""
     if watchdog := sys.modules.get("jaxgpt.runtime.watchdog"):
         watchdog.end(code, error)
-
-
-NOT_YET = ("commands", "data", "ops", "inference", "parallel", "runtime", "model")
-"""Rooms whose errors for people are still ValueErrors."""
-
-
-def _is_for_the_user(error: ValueError) -> bool:
-    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    package = Path(__file__).parent
-    return isinstance(error, UserError) or bool({package / room for room in NOT_YET} & set(raised_in.parents))
 
 
 def _print_anything() -> None:

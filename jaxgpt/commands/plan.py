@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from jaxgpt.errors import UserError
 from jaxgpt.inspect.hardware import UTILISATION, Device, Fabric
 from jaxgpt.training.config import TrainConfig
 
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
     description = "What a run will need and what it will send, before it runs. Takes the flags of `jaxgpt train` too."
     chosen = tyro.cli(Arguments, prog="jaxgpt plan [PRESET]", description=description, args=flags, default=default)
     if chosen.devices < 1:
-        raise ValueError(f"--devices {chosen.devices} must be at least 1")
+        raise UserError(f"--devices {chosen.devices} must be at least 1")
     _prepare(chosen)
     console = Console(highlight=False, markup=False, emoji=False)
     with console.status(f"compiling for {chosen.devices} {chosen.device}"):
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _prepare(chosen: Arguments) -> None:
-    """Make the devices. Raises ValueError where they cannot be, or cannot share the batch."""
+    """Make the devices. Raises UserError where they cannot be, or cannot share the batch."""
     import jax
 
     from jaxgpt.inspect.target import check_cuda_compiler
@@ -55,7 +56,7 @@ def _prepare(chosen: Arguments) -> None:
     if chosen.device == "cpu":
         jax.config.update("jax_num_cpu_devices", chosen.devices)
     elif reason := check_cuda_compiler():
-        raise ValueError(f"--device {chosen.device}: {reason}")
+        raise UserError(f"--device {chosen.device}: {reason}")
     jax.config.update("jax_platforms", "cpu")
     check_batch(
         chosen.config.batch_size, math.prod(chosen.config.mesh.sizes(chosen.devices)), chosen.config.microbatches

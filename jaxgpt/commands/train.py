@@ -172,7 +172,7 @@ def _orbax_hushed() -> Iterator[None]:
     sys.unraisablehook = print_unless_late
     try:
         yield
-    except ValueError:
+    except UserError:
         time.sleep(1)  # for the writes that were under way beside the one that failed
         raise
     finally:

@@ -57,8 +57,8 @@ class Tokenizer(Protocol):
 class GPT2Tokenizer:
     """The byte pairs of GPT-2 (Radford et al. 2019, section 2.2), from the vocabulary shipped with the package.
 
-    `encode` gives ids as uint16[T]; with `special`, <|endoftext|> in the text is its token. `decode` raises UserError on
-    an id that is not in the vocabulary.
+    `encode` gives ids as uint16[T]; with `special`, <|endoftext|> in the text is its token. `decode` raises UserError
+    on an id that is not in the vocabulary.
 
     Example:
         >>> from jaxgpt import GPT2Tokenizer
@@ -96,8 +96,8 @@ class GPT2Tokenizer:
 class CharTokenizer:
     """One id per character, in the order given.
 
-    `encode` gives ids as uint16[T]. Raises UserError where a character is given twice, or `encode` or `decode` meets one
-    that was not given.
+    `encode` gives ids as uint16[T]. Raises UserError where a character is given twice, or `encode` or `decode` meets
+    one that was not given.
 
     Example:
         >>> from jaxgpt import CharTokenizer
