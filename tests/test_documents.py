@@ -78,7 +78,8 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, in_stand_ins):
 
 @pytest.mark.parametrize(("page", "line", "text"), SHELL, ids=[f"{name(page)}:{line}" for page, line, _ in SHELL])
 def test_a_command_of_a_page_is_understood(page, line, text, in_stand_ins, monkeypatch):
-    text = text.replace("$WHAT", "gpt2-xl --run run").removeprefix("srun ")
+    text = text.replace("$WHAT", "gpt2-xl --run run")
+    text = re.sub(r"^(srun|mpirun -np \d+|torchrun .* --) ", "", text)
     program, *arguments = shlex.split(text)
     if program == "jaxgpt":
         parse(arguments, monkeypatch)
@@ -179,7 +180,7 @@ def flags() -> set[str]:
     return set(re.findall(r"--[a-z][\w.-]*", shown))
 
 
-ELSEWHERE = {"--dist", "--no-python", "--help", "--version"}
+ELSEWHERE = {"--dist", "--run-path", "--no-python", "--help", "--version"}
 """Flags of pytest, torchrun and the like."""
 
 
