@@ -11,7 +11,7 @@ from jaxgpt.fields import check_types
 
 Position = Literal["learned", "rotary", "none"]
 Activation = Literal["gelu_tanh", "gelu", "relu", "silu"]
-Backend = Literal["auto", "xla", "banded", "cudnn"]
+Backend = Literal["auto", "xla", "blocked", "banded", "cudnn"]
 
 VOCABULARY_MULTIPLE = 128
 """The embedding table is padded to a multiple of this many rows: 50257 is 29 x 1733, which no matrix unit likes."""
@@ -68,7 +68,7 @@ class GPTConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What activations and products are computed in; parameters, statistics and the loss stay float32."""
     attention: Backend = "auto"
-    """Attention backend by name. auto: cuDNN on NVIDIA GPUs where it can, banded for a short window, plain XLA else."""
+    """Attention backend by name. auto: cudnn on NVIDIA GPUs where it can; else blocked, or xla for a short text."""
     scan_layers: bool = False
     """Compile one block and loop over it: quicker to compile, the same numbers."""
 
@@ -190,7 +190,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "position": ("learned", "rotary", "none"),
     "activation": ("gelu_tanh", "gelu", "relu", "silu"),
     "dtype": ("float32", "bfloat16"),
-    "attention": ("auto", "xla", "banded", "cudnn"),
+    "attention": ("auto", "xla", "blocked", "banded", "cudnn"),
 }
 
 

@@ -38,7 +38,7 @@ BAD = [
     ({"position": "rotory"}, "position='rotory' is unknown; did you mean 'rotary'?"),
     ({"activation": "tanh"}, "activation='tanh' is unknown; did you mean 'gelu_tanh'?"),
     ({"dtype": "fp8"}, "dtype='fp8' is unknown; known: float32, bfloat16"),
-    ({"attention": "flash"}, "attention='flash' is unknown; known: auto, xla, banded, cudnn"),
+    ({"attention": "flash"}, "attention='flash' is unknown; known: auto, xla, blocked, banded, cudnn"),
 ]
 
 

@@ -164,17 +164,12 @@ def dropout_keys(config: TrainConfig, step: Int[Array, ""], rows: int) -> Dropou
 
 
 def describe_attention(config: GPTConfig) -> str:
-    """Which backend runs in which layers, for people."""
-    names = [
-        select_backend(
-            config.attention,
-            platform=target_platform(),
-            dtype=config.dtype,
-            head_dim=config.head_dim,
-            window=window,
-            length=config.context_length,
-            dropout=config.dropout,
-        )
-        for window in config.windows
-    ]
-    return ", ".join(f"{name} in {names.count(name)} layers" for name in sorted(set(names)))
+    """Which attention backend runs, for people."""
+    return select_backend(
+        config.attention,
+        platform=target_platform(),
+        dtype=config.dtype,
+        head_dim=config.head_dim,
+        length=config.context_length,
+        dropout=config.dropout,
+    )

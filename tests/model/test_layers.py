@@ -36,7 +36,7 @@ def test_the_same_key_drops_the_same():
     np.testing.assert_array_equal(dropout(x[1:], 0.5, keys(0)[1:]), first[1:])  # whatever else is in the batch
 
 
-@pytest.mark.parametrize("name", ["xla", "banded"])
+@pytest.mark.parametrize("name", ["xla", "blocked", "banded"])
 def test_attention_weights_are_dropped_and_keep_their_expectation(name):
     q = jnp.zeros((1, 8, 1, 4))
     v = jnp.ones((1, 8, 1, 4))

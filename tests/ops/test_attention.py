@@ -12,15 +12,39 @@ from jaxgpt.config import GPTConfig
 from jaxgpt.model.gpt import GPT, Attention
 from jaxgpt.model.loss import next_token_loss
 from jaxgpt.model.parameters import abstract_model
-from jaxgpt.ops.attention import BACKENDS, select_backend
+from jaxgpt.ops.attention import BACKENDS, blocked, blocked_loop, select_backend
 from jaxgpt.ops.attention.backends import cudnn
 from jaxgpt.ops.platform import compiling_for, on_gpu, target_platform
+from jaxgpt.parallel.mesh import make_mesh
+from jaxgpt.parallel.sharding import shard
+from jaxgpt.parallel.value_and_grad import value_and_grad
 from tests import reference
 from tests.runs import quick
 from tests.variants import loud, text
 
-HERE = ["xla", "banded"]  # the backends that run on a CPU
+HERE = ["xla", "blocked"]  # the backends that run on a CPU
 W = 5
+
+
+LOOPED = "blocked, looped"
+
+
+@pytest.fixture(params=["xla", "blocked", LOOPED])
+def form(request, monkeypatch):
+    """A backend that runs on a CPU; blocks have 4 queries, so that a short text has several."""
+    return _with_small_blocks(request.param, monkeypatch)
+
+
+@pytest.fixture(params=["blocked", LOOPED])
+def blocked_form(request, monkeypatch):
+    return _with_small_blocks(request.param, monkeypatch)
+
+
+def _with_small_blocks(name, monkeypatch):
+    monkeypatch.setattr(blocked, "BLOCK", 4)
+    monkeypatch.setattr(blocked_loop, "BLOCK", 4)
+    monkeypatch.setattr(blocked, "MAX_BLOCKS", 0 if name == LOOPED else 32)
+    return "blocked" if name == LOOPED else name
 
 
 def heads(length, num_heads=4, kv_heads=2, batch=2, size=6):
@@ -33,29 +57,24 @@ def attention(name, window, scale=0.4):
     return partial(BACKENDS[name], window=window, scale=scale, dropout_rate=0.0, dropout_key=None)
 
 
-@pytest.mark.parametrize(
-    ("name", "window"),
-    [("xla", None), ("xla", 1), ("xla", 5), ("banded", 1), ("banded", 5), ("banded", 8), ("banded", 40)],
-)
-@pytest.mark.parametrize("length", [1, 13])
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_attention_is_its_float64_reference(name, window, length, kv_heads):
+@pytest.mark.parametrize("window", [None, 1, 5, 40])
+@pytest.mark.parametrize(("length", "kv_heads"), [(1, 2), (13, 1), (13, 2), (13, 4)])
+def test_attention_is_its_float64_reference(form, window, length, kv_heads):
     q, k, v = heads(length, kv_heads=kv_heads)
     expected = reference.attention(*(np.asarray(x, np.float64) for x in (q, k, v)), window=window, scale=0.4)
-    np.testing.assert_allclose(quick(attention(name, window))(q, k, v), expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(quick(attention(form, window))(q, k, v), expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", HERE)
-@pytest.mark.parametrize("length", [W - 1, W, W + 1, 3 * W + 1])
-def test_a_window_sees_exactly_as_many_keys_as_it_says(name, length):
+@pytest.mark.parametrize("length", [W - 1, W + 1, 3 * W + 1])
+def test_a_window_sees_exactly_as_many_keys_as_it_says(form, length):
     q, k, v = heads(length, batch=1)
     t, s = np.arange(length)[:, None], np.arange(length)[None, :]
     seen = (s <= t) & (t - s < W)
-    mixed = partial(attention(name, W), q)
+    mixed = partial(attention(form, W), q)
     by_key, by_value = jax.jit(jax.jacobian(lambda k, v: mixed(k, v)[0].sum(axis=(1, 2)), argnums=(0, 1)))(k, v)
     np.testing.assert_array_equal(np.abs(by_value).sum(axis=(1, 3, 4)) > 0, seen)
-    alone = seen & (t > 0)  # the only key of a query has weight 1 whatever it is
-    np.testing.assert_array_equal(np.abs(by_key).sum(axis=(1, 3, 4)) > 0, alone)
+    alone = seen & (t > 0)  # the only key of a query has weight 1 whatever it is; the rounding of its gradient is left
+    np.testing.assert_array_equal(np.abs(by_key).sum(axis=(1, 3, 4)) > 1e-5, alone)
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -70,22 +89,88 @@ def test_a_layer_looks_back_as_far_as_its_window_says(layer, name):
     np.testing.assert_array_equal(reach, expected)
 
 
-def test_banded_gradients_are_those_of_xla():
-    q, k, v = heads(3 * W + 2)
+@pytest.mark.parametrize(("window", "kv_heads"), [(None, 1), (None, 4), (1, 2), (W, 2), (40, 2)])
+def test_blocked_gradients_are_those_of_xla(window, kv_heads, blocked_form):
+    q, k, v = heads(3 * W + 2, kv_heads=kv_heads)
     aim = jax.random.normal(jax.random.key(0), q.shape)
 
     def gradients(name):
-        return jax.jit(jax.grad(lambda *x: (attention(name, W)(*x) * aim).sum(), argnums=(0, 1, 2)))(q, k, v)
+        return jax.jit(jax.grad(lambda *x: (attention(name, window)(*x) * aim).sum(), argnums=(0, 1, 2)))(q, k, v)
 
-    for ours, plain in zip(gradients("banded"), gradients("xla"), strict=True):
-        np.testing.assert_allclose(ours, plain, atol=2e-5, rtol=0)
+    for ours, plain in zip(gradients("blocked"), gradients("xla"), strict=True):
+        np.testing.assert_allclose(ours, plain, atol=3e-5, rtol=0)
+
+
+def test_blocked_drops_weights_and_differentiates_what_it_dropped(blocked_form):
+    q, k, v = heads(11)
+    rate, keys = 0.4, jax.random.split(jax.random.key(3), 2)
+    run = partial(BACKENDS["blocked"], window=None, scale=0.4, dropout_rate=rate, dropout_key=keys)
+    ones = jnp.ones_like(v)
+    kept = np.asarray(run(q, k, ones)[..., 0])  # of each query the weights that are left, scaled up: not all of them
+    assert np.abs(kept - 1).max() > 0.1
+    assert abs(kept.mean() - 1) < 0.2
+    aim, step = jax.random.normal(jax.random.key(0), q.shape), 1e-2
+    value = jax.jit(lambda *x: (run(*x) * aim).sum())
+    gradients = jax.jit(jax.grad(value, argnums=(0, 1, 2)))(q, k, v)
+    for at, gradient in enumerate(gradients):
+        way = jax.random.normal(jax.random.key(at), gradient.shape)
+        moved = [[x + sign * step * way if n == at else x for n, x in enumerate((q, k, v))] for sign in (1, -1)]
+        numeric = (value(*moved[0]) - value(*moved[1])) / (2 * step)
+        np.testing.assert_allclose((gradient * way).sum(), numeric, rtol=5e-3, atol=2e-2)
+
+
+def test_every_block_drops_by_a_mask_of_its_own(blocked_form):
+    q, k, v = (jnp.ones((1, 12, 1, 2)) for _ in range(3))
+    run = partial(
+        BACKENDS["blocked"], window=1, scale=1.0, dropout_rate=0.5, dropout_key=jax.random.split(jax.random.key(0), 1)
+    )
+    kept = np.asarray(run(q, k, v)[0, :, 0, 0] > 0).reshape(3, 4)
+    assert len({tuple(block) for block in kept}) > 1
+
+
+def test_blocked_attention_never_holds_all_scores(blocked_form):
+    q, k, v = (jax.ShapeDtypeStruct((1, 64, n, 6), jnp.float32) for n in (4, 2, 2))
+
+    def gradient(name):
+        return jax.grad(lambda *x: attention(name, 4)(*x).sum(), argnums=(0, 1, 2))
+
+    sizes = {name: largest(jax.make_jaxpr(gradient(name))(q, k, v).jaxpr) for name in HERE}
+    assert sizes["xla"] == 4 * 64 * 64
+    assert sizes["blocked"] == 4 * 64 * 6  # the queries, not their scores
+
+
+def test_banded_attention_and_its_gradients_are_those_of_xla():
+    q, k, v = heads(3 * W + 2)
+    aim = jax.random.normal(jax.random.key(0), q.shape)
+    for window in (1, W, 40):
+        names = ("banded", "xla")
+        banded, xla = (jax.jit(jax.vjp, static_argnums=0)(attention(name, window), q, k, v) for name in names)
+        np.testing.assert_allclose(banded[0], xla[0], atol=1e-5, rtol=0)
+        for ours, plain in zip(banded[1](aim), xla[1](aim), strict=True):
+            np.testing.assert_allclose(ours, plain, atol=2e-5, rtol=0)
 
 
 def test_banded_attention_never_holds_all_scores():
     q, k, v = (jax.ShapeDtypeStruct((1, 64, n, 6), jnp.float32) for n in (4, 2, 2))
-    sizes = {name: largest(jax.make_jaxpr(attention(name, 4))(q, k, v).jaxpr) for name in HERE}
-    assert sizes["xla"] == 4 * 64 * 64
-    assert sizes["banded"] == 4 * 64 * 2 * 4
+    assert largest(jax.make_jaxpr(attention("banded", 4))(q, k, v).jaxpr) == 4 * 64 * 2 * 4
+
+
+def test_banded_needs_a_window():
+    with pytest.raises(ValueError, match="attention='banded' needs a window in every layer; .* attention='xla'"):
+        GPTConfig(num_layers=2, window=(5, None), attention="banded")
+    assert GPTConfig(num_layers=1, window=(5, None), attention="banded").windows == (5,)
+
+
+def test_blocked_attention_with_dropout_is_the_same_on_every_mesh(blocked_form):
+    config = GPTConfig.preset("tiny", attention="blocked", dropout=0.2, num_kv_heads=2, window=(7, None))
+    model, tokens = loud(config), jnp.asarray(text(config, length=14, batch=8))
+    results = []
+    for data, fsdp in ((1, 1), (2, 4)):
+        mesh = make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+        step = jax.jit(value_and_grad(next_token_loss, mesh, remat="block"))
+        (loss, _), _, norm = step(shard(model, mesh), tokens, jax.random.key(0))
+        results.append((float(loss), float(norm)))
+    np.testing.assert_allclose(*results, rtol=1e-5)
 
 
 def largest(jaxpr):
@@ -93,10 +178,12 @@ def largest(jaxpr):
     return max([var.aval.size for eqn in jaxpr.eqns for var in eqn.outvars] + inner)
 
 
-def test_banded_needs_a_window():
-    with pytest.raises(ValueError, match="attention='banded' needs a window in every layer; .* attention='xla'"):
-        GPTConfig(num_layers=2, window=(5, None), attention="banded")
-    assert GPTConfig(num_layers=1, window=(5, None), attention="banded").windows == (5,)
+def test_a_long_text_is_a_small_program():
+    def equations(length):
+        q, k, v = (jax.ShapeDtypeStruct((1, length, n, 8), jnp.float32) for n in (4, 2, 2))
+        return len(str(jax.make_jaxpr(jax.grad(lambda *x: attention("blocked", None)(*x).sum()))(q, k, v)))
+
+    assert equations(2**16) < 1.2 * equations(2**15)
 
 
 @pytest.fixture
@@ -165,7 +252,7 @@ def test_compiling_for_a_platform_ends_with_its_block():
     assert target_platform() == here
 
 
-GOOD = {"platform": "gpu", "dtype": "bfloat16", "head_dim": 64, "window": None, "length": 100, "dropout": 0.0}
+GOOD = {"platform": "gpu", "dtype": "bfloat16", "head_dim": 64, "length": 100, "dropout": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -181,19 +268,19 @@ GOOD = {"platform": "gpu", "dtype": "bfloat16", "head_dim": 64, "window": None, 
 def test_cudnn_by_name_never_falls_back(change, why):
     with pytest.raises(ValueError, match=f"attention='cudnn' cannot run here: {why}.*attention='auto'"):
         select_backend("cudnn", **GOOD | change)
-    assert select_backend("auto", **GOOD | change) == "xla"
+    assert select_backend("auto", **GOOD | change | {"length": 129}) == "blocked"
 
 
 @pytest.mark.parametrize(
     ("name", "change", "chosen"),
     [
         ("auto", {}, "cudnn"),
-        ("auto", {"window": 8}, "cudnn"),
         ("cudnn", {}, "cudnn"),
         ("xla", {}, "xla"),
-        ("banded", {"window": 8}, "banded"),
-        ("auto", {"platform": "cpu", "window": 8, "length": 17}, "banded"),
-        ("auto", {"platform": "cpu", "window": 8, "length": 16}, "xla"),
+        ("blocked", {}, "blocked"),
+        ("banded", {}, "banded"),
+        ("auto", {"platform": "cpu", "length": 129}, "blocked"),
+        ("auto", {"platform": "cpu", "length": 128}, "xla"),
     ],
 )
 def test_the_backend_is_chosen_by_name(name, change, chosen):

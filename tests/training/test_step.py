@@ -160,6 +160,6 @@ def test_a_row_drops_the_same_in_any_microbatch():
 
 
 def test_the_attention_that_runs_is_named():
-    assert describe_attention(dataclasses.replace(MODEL, num_layers=2, attention="xla")) == "xla in 2 layers"
+    assert describe_attention(dataclasses.replace(MODEL, num_layers=2, attention="xla")) == "xla"
     with pytest.raises(ValueError, match="attention='cudnn' cannot run here"):
         describe_attention(dataclasses.replace(MODEL, attention="cudnn"))

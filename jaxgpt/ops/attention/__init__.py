@@ -4,9 +4,9 @@ Every backend computes the same function: query t attends to keys max(0, t - W +
 key-value head n // (N / K).
 """
 
-from jaxgpt.ops.attention.backends import BACKENDS, MASKED, causal_mask
+from jaxgpt.ops.attention.backends import MASKED, causal_mask
 from jaxgpt.ops.attention.decode import DECODERS, decode_attention
-from jaxgpt.ops.attention.select import causal_attention, select_backend
+from jaxgpt.ops.attention.select import BACKENDS, causal_attention, select_backend
 
 __all__ = [
     "BACKENDS",

@@ -1,6 +1,5 @@
-"""The attention backends: one function, computed in three ways."""
+"""The plain forms of attention, and NVIDIA's fused one."""
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -98,6 +97,3 @@ def cudnn(
     return jax.nn.dot_product_attention(
         q, k, v, scale=scale, is_causal=True, local_window_size=local_window, implementation="cudnn"
     )
-
-
-BACKENDS: dict[str, Callable[..., Array]] = {"xla": xla, "banded": banded, "cudnn": cudnn}

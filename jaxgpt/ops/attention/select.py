@@ -1,10 +1,17 @@
 """Which attention backend runs."""
 
+from collections.abc import Callable
+
+from jax import Array
+
 from jaxgpt.config import Backend
 from jaxgpt.errors import UserError
-from jaxgpt.ops.attention.backends import BACKENDS, Keys, Queries
+from jaxgpt.ops.attention.backends import Keys, Queries, banded, cudnn, xla
+from jaxgpt.ops.attention.blocked import BLOCK, blocked
 from jaxgpt.ops.dropout import DropoutKey
 from jaxgpt.ops.platform import on_gpu, target_platform
+
+BACKENDS: dict[str, Callable[..., Array]] = {"xla": xla, "blocked": blocked, "banded": banded, "cudnn": cudnn}
 
 
 def causal_attention(
@@ -33,19 +40,16 @@ def causal_attention(
         platform=target_platform(),
         dtype=q.dtype.name,
         head_dim=q.shape[3],
-        window=window,
         length=q.shape[1],
         dropout=rate,
     )
     return BACKENDS[name](q, k, v, window=window, scale=scale, dropout_rate=rate, dropout_key=dropout_key)
 
 
-def select_backend(
-    name: Backend, *, platform: str, dtype: str, head_dim: int, window: int | None, length: int, dropout: float
-) -> str:
+def select_backend(name: Backend, *, platform: str, dtype: str, head_dim: int, length: int, dropout: float) -> str:
     """The name of the backend that runs where `name` is asked for.
 
-    auto: cudnn where it can, else banded for a text longer than two windows, else xla.
+    auto: cudnn where it can; elsewhere blocked for a text of several blocks, and xla for a shorter one.
     Raises UserError where a backend asked for by name cannot do it.
     """
     refusal = _cudnn_refusal(platform, dtype, head_dim, dropout)
@@ -55,7 +59,7 @@ def select_backend(
         return name
     if not refusal:
         return "cudnn"
-    return "banded" if window is not None and length > 2 * window else "xla"
+    return "blocked" if length > BLOCK else "xla"
 
 
 def _cudnn_refusal(platform: str, dtype: str, head_dim: int, dropout: float) -> str | None:
