@@ -142,7 +142,6 @@ def _check_attention(config: GPTConfig) -> None:
         platform=target_platform(),
         dtype=config.dtype,
         head_dim=config.head_dim,
-        window=None,
         length=config.context_length,
         dropout=0.0,
     )
