@@ -100,7 +100,7 @@ def train(
         optimizer=optimizer,
         loss=loss,
         mesh=mesh,
-        teacher=_teacher(config),
+        teacher=_teacher(config, mesh),
         tokenizer=_tokenizer(config, folder if resume else None),
         vocabulary_by_hand=model is not None or any(_field(name) == "model.vocab_size" for name in overrides),
     )
@@ -158,13 +158,13 @@ def _field(given: str) -> str:
     return found[0]
 
 
-def _teacher(config: TrainConfig) -> "GPT | None":
-    """The model to learn from. Raises UserError where it counts tokens differently."""
+def _teacher(config: TrainConfig, mesh: "Mesh | None") -> "GPT | None":
+    """The model to learn from, read straight onto its shards. Raises UserError where it counts tokens differently."""
     if config.distill is None:
         return None
     from jaxgpt.loading import load
 
-    teacher = load(config.distill, dtype=config.model.dtype)
+    teacher = load(config.distill, mesh=config.mesh.make() if mesh is None else mesh, dtype=config.model.dtype)
     if teacher.config.vocab_size != config.model.vocab_size:
         raise UserError(
             f"--distill {config.distill} has {teacher.config.vocab_size} tokens and the model "

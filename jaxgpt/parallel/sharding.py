@@ -104,6 +104,8 @@ def shardings(specs: Any, mesh: Mesh) -> Any:
 def shard(model: GPT, mesh: Mesh) -> GPT:
     """The model, which every process has whole, sharded over fsdp and copied over data.
 
+    Parameters that are sharded so already are taken as they are.
+
     Raises UserError where fsdp divides no axis of a parameter.
 
     >>> from flax import nnx
@@ -115,6 +117,8 @@ def shard(model: GPT, mesh: Mesh) -> GPT:
     """
 
     def place(leaf: Array, sharding: NamedSharding) -> Array:
+        if isinstance(leaf, Array) and leaf.sharding == sharding:
+            return leaf
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
 
