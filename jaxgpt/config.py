@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import reprlib
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -200,7 +201,8 @@ def _at_least_one(name: str, value: object) -> None:
 
 
 def _divisors(number: int) -> str:
-    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return ", ".join(map(str, sorted({*small, *(number // n for n in small)})))
 
 
 def _nearest(name: object, known: Iterable[str]) -> str:

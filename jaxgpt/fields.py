@@ -7,7 +7,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from jaxgpt.errors import UserError
 
-LARGEST = {"seed": 2**63 - 1}
+LARGEST = {"seed": 2**63 - 1, "num_layers": 10_000}
 """The largest whole number of a field; of all others, of 32 bits with a sign: what XLA indexes with."""
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "none"}

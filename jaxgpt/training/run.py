@@ -224,7 +224,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder} has format {record['jaxgpt_run']!r}, and this version reads format {FORMAT}")
     try:
         source_hash, spec = record["source_hash"], record["tokenizer"]
-        from_python = dict(record.get("from_python", {}))
+        from_python = {**record.get("from_python", {})}
         tokenizer = None if spec is None and "data" in from_python else from_spec(spec)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}/config.json is not whole ({error}); restore it from a copy") from error
