@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 import jaxgpt as package
+from jaxgpt.cli import main
+from jaxgpt.commands.train import _preset
 from jaxgpt.evaluation.evaluate import evaluate
 from jaxgpt.evaluation.tasks.run import TASKS
 from jaxgpt.training.run import read_run
@@ -76,6 +79,8 @@ def test_the_version_is_shown():
         (("train", "tinny"), "there is no preset 'tinny'; did you mean 'tiny'?"),
         (("train", "xyzzy"), "there is no preset 'xyzzy'; known: quickstart, shakespeare-char-cpu"),
         (("train", "--resume"), "--resume needs a value: the run folder to go on with"),
+        (("train", "--resume", ""), "--resume needs a value: the run folder to go on with"),
+        (("train", "--resume", "a", "--resume=b"), "--resume is given 2 times, as b and a: give one"),
         (("train", "tiny", "--resume", "r"), "--resume r knows its preset; leave out 'tiny'"),
         (("train", "--resume", "nowhere"), "nowhere is not a run folder"),
         (("train", "tiny", "--data.source", "nowhere.txt"), "'nowhere.txt' does not exist"),
@@ -100,6 +105,7 @@ def test_what_is_not_known_is_refused_in_one_line(arguments, message, text, tmp_
         (("--model.num-kv-head", "2"), "Perhaps you meant: --model.num-kv-heads"),
         (("--optimizer.learning-rat", "1"), "--optimizer.learning-rate FLOAT"),
         (("--steps", "many"), "--steps"),
+        (("--data.source", ""), "data.source='' names nothing: give stdlib, shakespeare, or the path of a text"),
         (("--steps", "-1"), "steps=-1 must not be below 0"),
         (("--model.num-heads", "3"), "d_model=32 is not a multiple of num_heads=3; use one of 1, 2, 4"),
         (("--model.num-kv-heads", "3"), "num_heads=4 is not a multiple of num_kv_heads=3"),
@@ -158,6 +164,33 @@ def test_a_defect_in_our_own_code_keeps_its_traceback(defect, error, message, ro
     monkeypatch.setattr("jaxgpt.commands.generate.main", scope["defect"])
     with pytest.raises(error, match=message):
         jaxgpt("generate", "x")
+
+
+@pytest.mark.parametrize(
+    ("flags", "preset"),
+    [
+        (["tiny", "--steps", "3"], "tiny"),
+        (["--steps", "3", "tiny"], "tiny"),
+        (["--steps=3", "tiny"], "tiny"),
+        (["--run", "tiny", "--steps", "3"], None),
+        (["tinny"], "tinny"),  # which is refused by its name
+        (["--mesh.allow-idle", "--steps", "3"], None),
+    ],
+    ids=str,
+)
+def test_a_preset_may_stand_after_flags(flags, preset):
+    rest = [word for word in flags if word != preset]
+    assert (_preset(flags), flags) == (preset, rest)
+
+
+def test_a_character_that_the_terminal_lacks_does_not_end_a_command(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "argv", ["jaxgpt", "generate"])
+    monkeypatch.setattr("jaxgpt.commands.generate.main", lambda _: print("grüße") or 0)
+    assert main() == 0
+    out.flush()
+    assert out.buffer.getvalue() == b"gr??e\n"
 
 
 def test_an_interruption_outside_of_training_is_one_line(monkeypatch):

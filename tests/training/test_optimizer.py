@@ -1,15 +1,17 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax.contrib import MuonDimensionNumbers
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.model.parameters import abstract_model, named_parameters
+from jaxgpt.model.parameters import abstract_model, named_parameters, path_name
 from jaxgpt.training.config import OptimizerConfig
-from jaxgpt.training.optimizer import clip, decay_mask, make_optimizer, schedule
+from jaxgpt.training.optimizer import clip, decay_mask, make_optimizer, muon_dimensions, schedule
 from tests.runs import quick
 from tests.variants import BASELINE, VARIANTS
 
@@ -99,6 +101,27 @@ def test_every_parameter_of_every_variant_decays_or_not_by_its_name(config: GPTC
     expected = {name: name in ("embed", "position", "head") or name.endswith(".kernel") for name in found}
     assert found == expected
     assert set(found.values()) == {True, False}
+
+
+def test_muon_orthogonalises_the_matrices_of_the_blocks_and_nothing_else():
+    config = dataclasses.replace(BASELINE, num_kv_heads=2, tie_embeddings=False)
+    model = abstract_model(config)
+    named = jax.tree_util.tree_leaves_with_path(
+        muon_dimensions(model), is_leaf=lambda leaf: isinstance(leaf, MuonDimensionNumbers)
+    )
+    found = {path_name(path): tuple(leaf) for path, leaf in named}
+    heads_out = (((0,), (1, 2)), ("attn.query.kernel", "attn.key.kernel", "attn.value.kernel"))  # [D, N, H]
+    heads_in = (((0, 1), (2,)), ("attn.out.kernel",))  # [N, H, D]
+    plain = (((0,), (1,)), ("mlp.up.kernel", "mlp.down.kernel"))
+    expected = {
+        f"blocks.{layer}.{name}": dimensions
+        for layer in range(config.num_layers)
+        for dimensions, names in (heads_out, heads_in, plain)
+        for name in names
+    }
+    assert found == expected
+    others = named_parameters(model).keys() - found.keys()  # AdamW's
+    assert {"embed", "position", "head", "blocks.0.attn.query.bias", "norm.scale"} <= others
 
 
 def test_biases_of_heads_do_not_decay_although_they_are_matrices():

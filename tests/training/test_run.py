@@ -63,7 +63,7 @@ def test_a_run_in_the_way_is_named_as_what_to_resume(run):
         create_run(run.folder, run.config, run.data())
 
 
-@pytest.mark.parametrize("character", "*?[]")
+@pytest.mark.parametrize("character", "*?[]\\")
 def test_a_path_in_which_orbax_loses_checkpoints_is_refused(run, tmp_path, character):
     folder = tmp_path / f"run {character}1"
     with pytest.raises(ValueError, match="its path holds .*choose another folder"):

@@ -2,15 +2,21 @@
 
 import dataclasses
 import math
+import os
+import re
+import shutil
+import socket
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from optax.contrib import muon
 
 import jaxgpt
 from jaxgpt.errors import UserError
+from jaxgpt.launch import _teacher
 from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.lock import run_lock
 from jaxgpt.training.step import train_step
@@ -85,9 +91,73 @@ def test_the_newest_and_the_best_are_kept_over_resumes(tmp_path):
         assert checkpoints.steps == sorted({checkpoints.best, 10})
 
 
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    """Of the same config, so that only the run's id tells them apart."""
+    one, other = (jaxgpt.train(TINY, folder=tmp_path / name, steps=2, **ALONE).run for name in ("one", "other"))
+    shutil.rmtree(other.checkpoints / "2")
+    shutil.copytree(one.checkpoints / "2", other.checkpoints / "2")
+    with pytest.raises(UserError, match=r"other/checkpoints/2 is a checkpoint of another run; move it away, or to the"):
+        jaxgpt.train(folder=other.folder, resume=True, steps=3, **ALONE)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 85899345920 bytes."),
+            UserError,
+            r"out of memory: make --batch-size smaller, raise --microbatches \(now 1\), use --remat block, or",
+        ),
+        (MemoryError(), UserError, "out of memory: make --batch-size smaller"),
+        (jax.errors.JaxRuntimeError("INTERNAL: ncclAllReduce failed"), jax.errors.JaxRuntimeError, "ncclAllReduce"),
+    ],
+    ids=["device", "host", "another error"],
+)
+def test_a_step_without_memory_says_what_helps(error, expected, message, monkeypatch):
+    def fail(*_):
+        raise error
+
+    with jaxgpt.Trainer(TINY, mesh=ALONE["mesh"], data=IDS) as trainer:
+        monkeypatch.setitem(vars(trainer), "compiled", (fail, "none"))
+        with pytest.raises(expected, match=message):
+            trainer.step(None, trainer.batch(0))
+
+
+def test_a_teacher_is_read_straight_onto_its_shards_once(tmp_path):
+    model = jaxgpt.GPT(TINY.model, rngs=nnx.Rngs(0))
+    jaxgpt.save(model, tmp_path / "teacher")
+    config, mesh = dataclasses.replace(TINY, distill=str(tmp_path / "teacher")), jaxgpt.make_mesh(data=2, fsdp=4)
+    teacher = _teacher(config, mesh)
+    assert teacher.blocks[0].mlp.up.kernel.sharding.num_devices == 8
+    assert math.prod(teacher.blocks[0].mlp.up.kernel.sharding.shard_shape((8, 32))) == 8 * 32 // 4
+    kept = jaxgpt.Trainer(config, mesh=mesh, data=IDS, teacher=teacher).teacher
+    assert all(now is before for now, before in zip(jax.tree.leaves(kept), jax.tree.leaves(teacher), strict=True))
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(kept), jax.tree.leaves(model))
+
+
+def test_steps_of_muon_are_the_same_on_every_mesh():
+    # A key's bias has no gradient but rounding, which Adam divides by itself: without biases.
+    config = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, bias=False))
+
+    def after_three_steps(mesh):
+        optimizer = muon(
+            0.02, weight_decay_mask=jaxgpt.decay_mask, muon_weight_dimension_numbers=jaxgpt.muon_dimensions
+        )
+        with jaxgpt.Trainer(config, mesh=mesh, data=IDS, optimizer=optimizer) as trainer:
+            state = trainer.init()
+            for i in range(3):
+                state, _ = trainer.step(state, trainer.batch(i))
+            return jax.tree.map(np.asarray, jax.tree.leaves(state.model))
+
+    alone, sharded = after_three_steps(ALONE["mesh"]), after_three_steps(jaxgpt.make_mesh(data=2, fsdp=4))
+    for one, other in zip(alone, sharded, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, rtol=0)
+
+
 def test_a_run_in_use_is_refused_by_its_holder(tmp_path):
     jaxgpt.train(TINY, folder=tmp_path / "run", **ALONE)
-    with run_lock(tmp_path / "run"), pytest.raises(UserError, match=r"is in use by process \d+ on "):
+    holder = f"is in use by process {os.getpid()} on {re.escape(socket.gethostname())}: wait until it ends, stop it, or"
+    with run_lock(tmp_path / "run"), pytest.raises(UserError, match=holder):
         jaxgpt.train(folder=tmp_path / "run", resume=True, steps=8, **ALONE)
 
 
