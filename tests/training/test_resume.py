@@ -133,3 +133,26 @@ def test_twenty_kills_at_any_moment_lose_nothing(trained, tmp_path):
     if is_run(folder):
         resume(folder)
         assert_same_run(folder, trained)
+
+
+@pytest.mark.slow
+def test_thirty_kills_while_a_run_begins_leave_a_folder_that_starts_or_goes_on(trained, tmp_path):
+    """From the process's first moment, or from that of its folder; with fresh weights, and with others' (step 0)."""
+    text, chance, was_run = trained.parent / "text.txt", random.Random(0), []
+    flags = ("--model.num-layers", 1, "--steps", 4, "--eval-every", 2, "--sample-tokens", 0, "--data.source", text)
+    starts = [("train", "tiny", *flags), ("train", "tiny", *flags, "--init", trained)]
+    for number, command in enumerate(starts):
+        assert jaxgpt(*command, "--run", tmp_path / f"whole {number}").code == 0
+    for kill in range(30):
+        number, folder = kill % 2, tmp_path / f"killed {kill}"
+        process = start(*starts[number], "--run", folder)
+        if kill % 3:
+            wait_until(folder.exists, process)
+        time.sleep(chance.uniform(0, 2) * (0.2 if kill % 3 == 1 else 1))
+        process.kill()
+        process.communicate()
+        was_run.append(is_run(folder))
+        outcome = jaxgpt("train", "--resume", folder) if is_run(folder) else jaxgpt(*starts[number], "--run", folder)
+        assert outcome.code == 0, (kill, outcome)
+        assert_same_run(folder, tmp_path / f"whole {number}")
+    assert {*was_run} == {False, True}
