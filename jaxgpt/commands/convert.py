@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from converters.arguments import Convert
+from jaxgpt.commands.sources import read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +19,7 @@ def main(arguments: list[str]) -> int:
     from jaxgpt.loading import load, load_tokenizer, write_source_tokenizer
 
     def read_tokens(text: Path) -> "np.ndarray":
-        return load_tokenizer(chosen.source).encode(text.read_text(encoding="utf-8"))
+        return load_tokenizer(chosen.source).encode(read_text(str(text), text))
 
     convert(chosen, load=load, read_tokens=read_tokens, write_tokenizer=write_source_tokenizer)
     return 0

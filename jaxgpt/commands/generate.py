@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tyro
 
+from jaxgpt.commands.sources import read_text
 from jaxgpt.config import Backend
 from jaxgpt.errors import UserError
 
@@ -126,10 +127,7 @@ def prompt_text(prompt: str) -> str:
         return sys.stdin.read()
     if not prompt.startswith("@"):
         return prompt
-    try:
-        return Path(prompt[1:]).expanduser().read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"--prompt {prompt}: the file is not text in UTF-8; convert it") from None
+    return read_text(f"--prompt {prompt}", Path(prompt[1:]))
 
 
 def prompt_ids(tokenizer: "Tokenizer", prompt: str, *, special: bool) -> "np.ndarray":

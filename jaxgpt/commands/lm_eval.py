@@ -30,6 +30,12 @@ def _check_installed() -> None:
         raise UserError(f"lm-evaluation-harness is not installed ({error}): pip install 'jaxgpt[lm-eval]'") from None
 
 
+def _whole(name: str, value: int | str) -> int:
+    if not str(value).isdecimal():
+        raise UserError(f"{name}={value} in --model_args must be a whole number")
+    return int(value)
+
+
 def register() -> None:
     """Make `jaxgpt` a model of the harness, for `lm_eval.simple_evaluate(model="jaxgpt", ...)` too."""
     _check_installed()
@@ -54,9 +60,10 @@ def register() -> None:
             from jaxgpt.commands.sources import load_on_all_devices
             from jaxgpt.loading import load_tokenizer
 
-            size: BatchSize = "auto" if str(batch_size).startswith("auto") else int(batch_size)
+            size: BatchSize = "auto" if str(batch_size).startswith("auto") else _whole("batch_size", batch_size)
             model = load_on_all_devices(source, **changes)
-            super().__init__(model, load_tokenizer(source), batch_size=size, max_gen_toks=int(max_gen_toks))
+            longest = _whole("max_gen_toks", max_gen_toks)
+            super().__init__(model, load_tokenizer(source), batch_size=size, max_gen_toks=longest)
 
         @classmethod
         def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:

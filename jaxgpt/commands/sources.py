@@ -1,7 +1,9 @@
-"""Models that several commands read."""
+"""Models and texts that several commands read."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jaxgpt.errors import UserError
 
 if TYPE_CHECKING:
     from jaxgpt.loading import Step
@@ -16,3 +18,13 @@ def load_on_all_devices(source: str | Path, step: "Step" = "latest", **changes: 
     from jaxgpt.parallel.mesh import MeshConfig
 
     return load(source, step=step, mesh=None if jax.device_count() == 1 else MeshConfig().make(), **changes)
+
+
+def read_text(named: str, path: Path) -> str:
+    """The text of a file that was named by a flag. Raises UserError where it cannot be read."""
+    try:
+        return path.expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{named}: {error.strerror}; name a text file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{named}: the file is not text in UTF-8; convert it") from None
