@@ -6,6 +6,8 @@ The public names are below. They are imported when first used, so that importing
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jaxgpt.runtime.xla_flags import avoid_wrong_sums
+
 if TYPE_CHECKING:
     from jaxgpt.config import GPTConfig
     from jaxgpt.data.batches import Batches
@@ -90,6 +92,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'jaxgpt' has no attribute {name!r}")
+    avoid_wrong_sums()
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

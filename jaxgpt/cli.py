@@ -8,6 +8,7 @@ import os
 import sys
 
 from jaxgpt.errors import UserError
+from jaxgpt.runtime.xla_flags import avoid_wrong_sums
 
 COMMANDS = {
     "train": "train a GPT, or go on with a run",
@@ -48,6 +49,7 @@ def main() -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         return _refuse(f"there is no command {name!r}; " + (f"did you mean {close[0]!r}?" if close else "see --help"))
     _keep_programs()
+    avoid_wrong_sums()
     gc.set_threshold(100_000, 20, 20)  # a start makes a million objects that stay: 0.4 of 5.2 s went into sorting them
     _print_anything()
     try:

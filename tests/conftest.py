@@ -13,6 +13,9 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
+from jaxgpt.runtime.xla_flags import avoid_wrong_sums
+
+avoid_wrong_sums()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 # Most of a test's time is compilation, and nothing runs long enough for optimised machine code to pay.
