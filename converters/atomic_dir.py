@@ -16,11 +16,14 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
     """A draft to write into; it takes the name `folder` at the end, and is removed where anything fails.
 
     Drafts of the same folder that killed processes left behind are removed. Raises UserError where `folder` exists
-    and is not empty.
+    and is not empty, or cannot be made.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder; choose another, or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}); name another folder") from None
     with locked_dir(folder.parent, f".{folder.name}.", ".partial") as draft:
         yield draft
         draft.replace(folder)

@@ -73,3 +73,9 @@ def test_an_empty_folder_may_be_there_and_a_full_one_may_not(tmp_path):
         (draft / "file").write_text("whole")
     with pytest.raises(UserError, match="exists and is not an empty folder"), atomic_dir(tmp_path / "empty"):
         pass
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="out cannot be made"), atomic_dir(tmp_path / "file" / "below" / "out"):
+        pass

@@ -139,7 +139,10 @@ def _key(
 
 def _progress(folder: Path, key: dict[str, Any]) -> Progress:
     """Where to go on, in a folder that is new or holds a part of the same preparation."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}): name another folder") from None
     if (folder / PROGRESS).exists():
         try:
             progress = Progress.load(folder / PROGRESS)

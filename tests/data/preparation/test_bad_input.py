@@ -20,6 +20,13 @@ from tests.runs import jaxgpt
 GOOD = json.dumps({"text": "A document of some words. " * 9}).encode() + b"\n"
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    text = tmp_path / "a.txt"
+    text.write_text("some words")
+    with pytest.raises(UserError, match="cannot be made"):
+        prepare_shards(find([str(text)]).inputs, text / "out", GPT2Tokenizer(), Settings())
+
+
 def prepare(path, errors="strict", **settings):
     out = path.parent / f"out-{errors}"
     return prepare_shards(find([str(path)]).inputs, out, GPT2Tokenizer(), Settings(errors=errors, **settings)), out
