@@ -70,7 +70,7 @@ def read(source: str) -> Corpus:
 
 
 def find_texts(source: str) -> tuple[Input, ...]:
-    """The text file at a path, or those of a folder, sorted; what is left out is told.
+    """The text file at a path, or those of a folder, sorted; what is left out is reported.
 
     Raises:
         UserError: There is nothing to read.

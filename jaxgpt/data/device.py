@@ -12,19 +12,19 @@ from jaxtyping import Int
 from jaxgpt.data.batches import Batches
 
 AHEAD = 8
-"""Batches that are read before they are asked for."""
+"""Batches that are read ahead."""
 THREADS = 4
 
 
 def device_put_batch(
     read: Callable[[slice], np.ndarray], shape: tuple[int, int], sharding: Sharding
 ) -> Int[Array, "B S"]:
-    """A batch on its devices; `read` is asked for the rows of this process's devices and no others."""
+    """A batch on its devices; `read` gets the rows of this process's devices and no others."""
     return jax.make_array_from_callback(shape, sharding, lambda index: read(index[0] if index else slice(None)))
 
 
 class DeviceBatches:
-    """`batches(step)` on its devices. While steps are asked for one after another, the next ones are read by threads.
+    """`batches(step)` on its devices. While steps are requested one after another, threads read the next ones.
 
     What a step gets does not depend on that: any step may be asked for at any time.
     """

@@ -19,7 +19,7 @@ SMALLEST_VOCABULARY = 257
 class HFTokenizer:
     """A tokenizer.json: byte pairs, WordPiece, Unigram, single characters.
 
-    Added tokens that it marks as special are text, unless `encode` is told otherwise. The others are always tokens:
+    Added tokens that it marks as special are text, unless `encode` gets special=True. The others are always tokens:
     GPT-NeoX, for one, spells runs of blanks by them.
     """
 

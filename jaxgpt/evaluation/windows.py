@@ -1,4 +1,4 @@
-"""Texts cut into windows that a model can read, each window with the tokens that it is asked to predict."""
+"""Texts cut into windows that a model can read, each window with the tokens that it has to predict."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -20,7 +20,7 @@ FEW = 128
 """So many of the largest logits mostly decide what top-k and top-p keep."""
 
 TOP = 5
-"""How many alternatives are told with a token's log probability."""
+"""How many alternatives are returned with a token's log probability."""
 
 
 class Sampling(NamedTuple):

@@ -12,8 +12,8 @@ CONTEXT = 8
 class TextStream:
     """The text of a continuation, in parts that never change again.
 
-    A character whose bytes are spread over tokens is told when it is whole, and what may become a stop text when it has
-    not. `stopped` says whether one was met; the text ends before it.
+    A character whose bytes are spread over tokens is yielded whole, and what may become a stop text once it cannot.
+    `stopped` says whether one was met; the text ends before it.
 
     Example:
         >>> from jaxgpt.data import CharTokenizer

@@ -97,7 +97,7 @@ class Engine:
         return len(self._waiting)
 
     def close(self) -> None:
-        """End what is running after its piece; what is left is told that the server ends."""
+        """End what is running after its piece; what is left gets an error that the server ends."""
         with self._changed:
             self._closing = True
             self._changed.notify()

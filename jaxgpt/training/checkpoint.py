@@ -75,7 +75,7 @@ class Checkpoints:
             try:
                 with self._writing():
                     self._manager.close()
-            except SaveFailed:  # of a save in the background; one that is told already is not told again
+            except SaveFailed:  # of a save in the background; each is reported once
                 if kind is None or not issubclass(kind, SaveFailed):
                     raise
 

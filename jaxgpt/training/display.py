@@ -40,7 +40,7 @@ class Display:
         self._progress.update(self._task, completed=step)
 
     def show(self, line: dict[str, float], seconds_left: float) -> None:
-        """The newest line; how long the run still takes is told where there is no bar."""
+        """Show the newest line, with the time left where there is no bar."""
         status = f"loss {line['loss']:.3f}  {line['tokens_per_second']:,.0f} tokens/s"
         if "mfu" in line:
             status += f"  MFU {100 * line['mfu']:.1f} %"

@@ -151,7 +151,7 @@ def roll_back(trainer: Trainer, bad: BadNumbers, saved: int, offset: int, consol
 
 @contextmanager
 def failed_saves(config: TrainConfig, console: Console) -> Iterator[None]:
-    """Within, a checkpoint that cannot be written is told, and ends the run unless the config says to go on."""
+    """Report a checkpoint that cannot be written; it ends the run unless the config says to go on."""
     try:
         yield
     except SaveFailed as failed:

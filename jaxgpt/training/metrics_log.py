@@ -1,6 +1,6 @@
 """Where a run's lines are kept: metrics.jsonl, TensorBoard's event file, Weights & Biases.
 
-A place that fails is told once and never stops or blocks training.
+A writer that fails is reported once and never stops or blocks training.
 """
 
 import json

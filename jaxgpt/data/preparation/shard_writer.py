@@ -137,7 +137,7 @@ def _named(place: Place, names: Sequence[str]) -> list[Any]:
 
 @contextmanager
 def enough_room(folder: Path) -> Iterator[None]:
-    """Within, a full disk is told with its cure."""
+    """A full disk becomes a UserError with the cure."""
     try:
         yield
     except OSError as error:

@@ -33,7 +33,7 @@ class Continuation(NamedTuple):
 
 
 class Scorer:
-    """A model with its tokenizer, and how much of a task it is asked."""
+    """A model with its tokenizer, and how much of a task it answers."""
 
     def __init__(
         self,

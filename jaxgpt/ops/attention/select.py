@@ -47,7 +47,7 @@ def causal_attention(
 
 
 def select_backend(name: Backend, *, platform: str, dtype: str, head_dim: int, length: int, dropout: float) -> str:
-    """The name of the backend that runs where `name` is asked for.
+    """The backend that runs for `name`.
 
     auto: cudnn where it can; elsewhere blocked for a text of several blocks, and xla for a shorter one.
     Raises UserError where a backend asked for by name cannot do it.
