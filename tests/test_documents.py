@@ -132,7 +132,9 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, with_texts, shakes
     monkeypatch.setenv("JAXGPT_SHAKESPEARE", str(shakespeare))
     for line, text in command_lines(page):
         program, *arguments = shlex.split(text)
-        if program != "jaxgpt" or (arguments[0] == "verify" and not importlib.util.find_spec("torch")):
+        if program != "jaxgpt" or arguments[0] == "serve":  # which would serve for ever
+            continue
+        if arguments[0] == "verify" and not importlib.util.find_spec("torch"):
             continue
         smaller = "--steps 3" if "--resume" in arguments else SMALLER.get(arguments[0], "")
         outcome = run(*arguments, *smaller.split())
