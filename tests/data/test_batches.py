@@ -174,9 +174,15 @@ def test_fixed_batches_of_a_short_text_are_full():
 class SlowBatches(Batches):
     """20 ms for each batch, as on a slow disk."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.read = set()
+
     def __call__(self, step, rows=slice(None)):
         time.sleep(0.02)
-        return super().__call__(step, rows)
+        found = super().__call__(step, rows)
+        self.read.add(step)
+        return found
 
 
 def rows_over_devices(count):
@@ -192,12 +198,12 @@ def test_batches_read_ahead_are_the_batches_in_any_order_of_asking():
 
 
 def test_a_slow_disk_is_not_waited_for_once_reading_is_ahead():
-    ahead = DeviceBatches(SlowBatches(TOKENS, 8, 8, seed=0), (8, 9), rows_over_devices(2))
+    slow = SlowBatches(TOKENS, 8, 8, seed=0)
+    ahead = DeviceBatches(slow, (8, 9), rows_over_devices(2))
     ahead(0)
-    waited = []
+    ready = []
     for step in range(1, 16):
         time.sleep(0.03)  # a step
-        began = time.perf_counter()
+        ready.append(step in slow.read)
         ahead(step)
-        waited.append(time.perf_counter() - began)
-    assert np.median(waited) < 0.01
+    assert np.mean(ready) > 0.5  # on a busy machine a thread may be late now and then

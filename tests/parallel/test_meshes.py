@@ -107,6 +107,8 @@ def test_a_changed_number_is_named(saved, monkeypatch):
 
         def flipped(*args, **kwargs):
             found = restore(*args, **kwargs)
+            if "model" not in found.keys():  # the checksums alone
+                return found
             leaves = found["model"]
             bits = np.asarray(leaves["blocks.0.mlp.up.kernel"]).copy()
             bits.view(np.uint32)[3, 5] ^= 1  # the last bit of one number

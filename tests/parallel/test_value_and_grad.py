@@ -349,7 +349,7 @@ def test_a_bad_step_is_told_and_under_skip_changes_nothing(policy):
     step = make_step(config, mesh).lower(create_state(config, broken), batch(0, mesh))
     step = step.compile(QUICK)
     state, metrics = step(create_state(config, broken), batch(0, mesh))
-    assert bool(metrics.bad)
+    assert bool(metrics.nonfinite_or_spike)
     assert int(metrics.skipped) == int(state.skipped) == (policy == "skip")
     changed = any(
         (np.asarray(a) != b).any() for a, b in zip(jax.tree.leaves(state.model.blocks), jax.tree.leaves(before.blocks))
@@ -365,6 +365,6 @@ def test_a_jump_of_the_loss_beyond_the_spike_is_bad():
     told = []
     for usual in (jnp.nan, 5.0, 4.0):  # the loss of an untrained model is ln 200 = 5.3
         state, metrics = step(state._replace(loss_ema=jnp.float32(usual)), batch(0, mesh))
-        told.append(bool(metrics.bad))
+        told.append(bool(metrics.nonfinite_or_spike))
         assert float(state.loss_ema) == pytest.approx(float(metrics.loss) if usual != 4.0 else 4.0, abs=0.4)
     assert told == [False, False, True]
