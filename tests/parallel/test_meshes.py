@@ -107,7 +107,7 @@ def test_a_changed_number_is_named(saved, monkeypatch):
 
         def flipped(*args, **kwargs):
             found = restore(*args, **kwargs)
-            if "model" not in found.keys():  # the checksums alone
+            if set(found.keys()) == {"checksums"}:
                 return found
             leaves = found["model"]
             bits = np.asarray(leaves["blocks.0.mlp.up.kernel"]).copy()
