@@ -20,6 +20,9 @@ def check_types(config: Any) -> None:
         if not isinstance(value, (bool, int, float, str)) and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
             value = value.item()  # a number of numpy's
             object.__setattr__(config, name, value)
+        if type(value) is int and float in (kind, *get_args(kind)) and _fits(value, float):
+            value = float(value)  # as JSON and people write it
+            object.__setattr__(config, name, value)
         if not _fits(value, kind):
             raise UserError(f"{name}={reprlib.repr(value)} must be {_describe(kind)}")
         numbers = value if isinstance(value, tuple) else (value,)

@@ -126,3 +126,9 @@ def test_the_longest_text(change, longest):
             ValueError, match="1025 tokens are more than context_length=1024: .*; shorten the text, or use"
         ):
             config.check_length(1025)
+
+
+def test_a_whole_number_in_a_field_of_reals_is_one():
+    config = GPTConfig(layer_norm_epsilon=1, rope_theta=10_000)
+    assert [type(value) for value in (config.layer_norm_epsilon, config.rope_theta)] == [float, float]
+    assert config == GPTConfig(layer_norm_epsilon=1.0)
