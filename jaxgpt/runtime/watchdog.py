@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import ctypes
 import os
+import queue
 import sys
 import threading
 import time
@@ -34,7 +35,7 @@ DONE, LEFT = "done", "left "
 
 
 class Watchdog:
-    """Two threads: one counts and listens, the other judges, since the first waits where process 0 does not answer."""
+    """Three threads: one counts and listens, one judges, one tells: a store that does not answer holds up one alone."""
 
     def __init__(self, store: Store) -> None:
         self.cure = "start all processes again"
@@ -47,9 +48,10 @@ class Watchdog:
         self._heard = {str(process): ("", now) for process in range(store.count) if process != store.process}
         self._ended, self._leaving, self.wake = threading.Event(), threading.Lock(), threading.Event()
         self._last_words = ""
+        self._messages: queue.SimpleQueue[tuple[str, threading.Event]] = queue.SimpleQueue()
 
     def start(self) -> None:
-        for work in (self._beat, self._judge):
+        for work in (self._beat, self._judge, self._send):
             threading.Thread(target=work, daemon=True, name=f"jaxgpt watchdog {work.__name__}").start()
 
     def _beat(self) -> None:
@@ -126,14 +128,18 @@ class Watchdog:
                 stream.flush()
         os._exit(code)
 
-    def _tell(self, text: str) -> None:
-        def put() -> None:
+    def _send(self) -> None:
+        while True:
+            text, sent = self._messages.get()
             with contextlib.suppress(StoreError):
                 self._store.put(f"{ALIVE}/{self._store.process}", text)
+            sent.set()
 
-        thread = threading.Thread(target=put, daemon=True)
-        thread.start()
-        thread.join(2)  # process 0 may not answer
+    def _tell(self, text: str) -> None:
+        """Tell the others by a thread that runs already: at exit Python starts no new one."""
+        sent = threading.Event()
+        self._messages.put((text, sent))
+        sent.wait(2)  # process 0 may not answer
 
     def _wait_until_others_know(self) -> None:
         """Process 0 keeps the store: the others would not learn the reason if it ended first."""

@@ -30,7 +30,7 @@ def folder(make_model, tmp_path):
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 def test_of_a_single_file_and_an_index_the_single_file_is_read_as_by_transformers(oracle, tokens, tmp_path, kind):
-    import torch
+    torch = pytest.importorskip("torch")
 
     fields = {"vocab_size": 97, "n_positions": 32, "n_layer": 2, "n_head": 4, "n_embd": 32}
     old, new = oracle.model("GPT2", seed=1, **fields), oracle.model("GPT2", seed=2, **fields)
@@ -112,6 +112,7 @@ def test_the_classes_with_other_heads_of_transformers_load(oracle, tokens, tmp_p
 
 
 def test_a_tied_model_may_keep_its_table_under_the_name_of_the_head(oracle, tokens, tmp_path):
+    pytest.importorskip("torch")
     from safetensors.torch import save_model
 
     theirs = oracle.model("GPT2", vocab_size=97, n_positions=32, n_layer=2, n_head=4, n_embd=32)

@@ -45,6 +45,7 @@ def small(module, tmp_path, **changes):
     return module.main(arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("some")
 def test_variants_go_on_where_they_stopped_and_give_the_same(tmp_path, capsys, monkeypatch):
     first = small(variants, tmp_path, seeds=2, rounds=1)
@@ -75,6 +76,7 @@ def test_a_curve_begins_before_the_first_update_and_ends_after_the_last(tmp_path
     )
 
 
+@pytest.mark.slow
 def test_uptraining_starts_where_the_conversion_leaves_the_model(tmp_path, monkeypatch):
     def one(baseline):
         return {
@@ -121,6 +123,7 @@ def test_two_processes_train_as_one_device_does(monkeypatch):
     assert together["wire_bytes_per_step"] == pytest.approx(together["wire_bytes_by_formula"], rel=1e-3, abs=100)
 
 
+@pytest.mark.slow
 def test_a_model_trained_here_is_judged(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "CONVERSIONS", ("windowed",))
     result = small(pretrained, tmp_path, steps=2, uptraining_steps=1, documents=3, prompts=("a",), new_tokens=4)

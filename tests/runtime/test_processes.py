@@ -23,6 +23,7 @@ def source(tmp_path_factory):
     return ("--data.source", write_text(tmp_path_factory.mktemp("text") / "text.txt"))
 
 
+@pytest.mark.slow
 def test_processes_and_devices_may_change_within_a_run(source, tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     assert jaxgpt("train", "tiny", *FLAGS, *source, "--run", one, "--steps", 18, *ALONE).code == 0

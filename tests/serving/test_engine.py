@@ -53,7 +53,10 @@ def engine():
 
 @pytest.mark.parametrize(
     "config",
-    [CONFIG, dataclasses.replace(VARIANTS["rotary"], window=(5, 9), context_length=64)],
+    [
+        CONFIG,
+        pytest.param(dataclasses.replace(VARIANTS["rotary"], window=(5, 9), context_length=64), marks=pytest.mark.slow),
+    ],
     ids=["bounded", "unbounded"],
 )
 def test_each_gets_what_it_would_get_alone(config, engine):

@@ -28,6 +28,7 @@ def resume(folder):
     return outcome
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_again(trained, tmp_path):
     folder = tmp_path / "run"
     process = launch(trained, folder)
