@@ -66,6 +66,7 @@ def test_gradients_are_transformers_gradients(oracle, tokens, tmp_path):
     assert oracle.gradient_error(load_pretrained(tmp_path), theirs, "gpt2", tokens) < oracle.gradient_bound
 
 
+@pytest.mark.slow
 def test_the_124m_shape_computes_the_same_here(oracle, tmp_path):
     theirs = oracle.model("GPT2")
     theirs.save_pretrained(tmp_path)

@@ -35,6 +35,7 @@ def rows(tmp_path, *kinds):
     return result
 
 
+@pytest.mark.slow
 def test_both_sides_train_and_decode_alike(tmp_path):
     result = rows(tmp_path, "train", "products", "decode")
     step, decode = result["rivals"]["torch eager"], result["decode"]["batch 2"]

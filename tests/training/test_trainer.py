@@ -168,6 +168,7 @@ def test_what_a_killed_creation_leaves_counts_as_new(tmp_path, left):
     assert jaxgpt.train(TINY, folder=tmp_path / "run", steps=1, **ALONE).history[-1]["step"] == 1
 
 
+@pytest.mark.slow
 def test_a_skipped_step_leaves_out_the_whole_update_and_the_mean_of_the_loss():
     config = dataclasses.replace(TINY, on_nonfinite="skip", spike=0.5)
     with jaxgpt.Trainer(config, mesh=ALONE["mesh"], data=IDS) as trainer:
