@@ -21,6 +21,7 @@ from jaxgpt.inspect.hardware import (
     Fabric,
     overlapped,
 )
+from jaxgpt.inspect.memory import memory_needed
 from jaxgpt.inspect.target import AOT_XLA_FLAGS, h200, no_driver
 from jaxgpt.ops.platform import compiling_for
 from jaxgpt.parallel.sharding import bytes_per_device
@@ -100,13 +101,6 @@ def make_plan(
         flops=each * tokens / mesh.size,
         sent=collectives(compiled.as_text() or ""),
     )
-
-
-def memory_needed(compiled: Compiled) -> int:
-    """Bytes on each device while a program runs: arguments + outputs - aliased + temporaries."""
-    memory: Any = compiled.memory_analysis()
-    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return kept + memory.temp_size_in_bytes
 
 
 def efficiency(plan: Plan, device: GPU, fabric: Fabric) -> tuple[float, float]:

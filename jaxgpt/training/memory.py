@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from jax.stages import Compiled
 
 from jaxgpt.errors import UserError
 from jaxgpt.parallel.sharding import bytes_per_device
@@ -17,13 +16,6 @@ CURE = (
     "make --batch-size smaller, raise --microbatches (now {microbatches}), use --remat block, "
     "or share the model over devices by --mesh.fsdp"
 )
-
-
-def memory_needed(compiled: Compiled) -> int:
-    """Bytes on each device while a program runs: arguments + outputs - aliased + temporaries."""
-    memory: Any = compiled.memory_analysis()
-    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return kept + memory.temp_size_in_bytes
 
 
 def memory_limit(mesh: Mesh) -> int | None:

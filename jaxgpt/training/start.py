@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.console import Console
 
 from jaxgpt.errors import UserError
+from jaxgpt.inspect.memory import memory_needed
 from jaxgpt.runtime.host_memory import LARGEST_KEPT, return_freed_memory
 from jaxgpt.runtime.processes import is_main_process
-from jaxgpt.training.memory import memory_errors, memory_needed
+from jaxgpt.training.memory import memory_errors
 from jaxgpt.training.state import TrainState
 from jaxgpt.training.trainer import Trainer
 

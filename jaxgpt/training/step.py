@@ -14,6 +14,7 @@ from jax.stages import Compiled, Wrapped
 from jaxtyping import Bool, Float, Int
 
 from jaxgpt.config import GPTConfig
+from jaxgpt.inspect.memory import memory_needed
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.loss import distillation_loss, next_token_loss
 from jaxgpt.model.parameters import path_name
@@ -22,7 +23,7 @@ from jaxgpt.ops.dropout import DropoutKey, key_per_row
 from jaxgpt.ops.platform import target_platform
 from jaxgpt.parallel.value_and_grad import value_and_grad
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.memory import memory_limit, memory_needed
+from jaxgpt.training.memory import memory_limit
 from jaxgpt.training.optimizer import clip, make_optimizer, schedule
 from jaxgpt.training.state import (
     Optimizer,
