@@ -8,6 +8,7 @@ from typing import NamedTuple
 from jaxgpt.inspect.hlo import arrays, computations, turns
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
+OPERATION = r"= (.*?) (" + "|".join(KINDS) + r")(-start)?\("
 
 
 class Collective(NamedTuple):
@@ -64,11 +65,15 @@ def _walk(bodies: dict[str, list[str]], name: str, times: int) -> Iterator[Colle
         inner = turns(line) if re.search(r"\bwhile\(", line) else 1
         for called in re.findall(r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)", line):
             yield from _walk(bodies, called, times * inner)
-        if found := re.search(r"= (.*?) (" + "|".join(KINDS) + r")(-start)?\(", line):
-            yield _collective(line, found[1], found[2], is_start=found[3] is not None, times=times)
+        if re.search(OPERATION, line):
+            yield read_collective(line, times)
 
 
-def _collective(line: str, result: str, kind: str, *, is_start: bool, times: int) -> Collective:
+def read_collective(line: str, times: int = 1) -> Collective:
+    """The collective on a line of a program, or its start."""
+    found = re.search(OPERATION, line)
+    assert found is not None, f"this is no collective: {line}"
+    result, kind, is_start = found[1], found[2], found[3] is not None
     shapes = arrays(result)
     if is_start and (result.startswith("((") or kind in ("all-gather", "collective-permute")):  # operands come first
         shapes = shapes[len(shapes) // 2 :]
