@@ -19,6 +19,7 @@ from jaxgpt.ops.attention import causal_attention, decode_attention
 from jaxgpt.ops.dropout import DropoutKey, dropout, key_per_row, split_keys
 from jaxgpt.ops.gelu import ACTIVATIONS
 from jaxgpt.ops.residual import qkv, residual
+from jaxgpt.ops.rounding import round_to
 
 Hidden = Float[Array, "B T D"]
 Tokens = Int[Array, "B T"]
@@ -155,7 +156,8 @@ class GPT(nnx.Module):
 
     def embed_tokens(self, tokens: Tokens, positions: Positions) -> Hidden:
         """The token's row of the table, plus the position's where positions are learned."""
-        x = self.embed[...][tokens]  # gathered in float32: its gradient is a sum over occurrences
+        # Gathered in float32, since the gradient is a sum over occurrences, but as on a mesh, which sends them rounded.
+        x = round_to(self.embed[...][tokens], self.config.dtype)
         if self.position is not None:
             x = x + self.position[...][positions]
         return x.astype(self.config.dtype)

@@ -19,6 +19,8 @@ from jaxgpt.parallel.gather import all_gather, reduce_scatter
 from jaxgpt.parallel.mesh import FSDP
 from jaxgpt.parallel.sharding import parameter_specs, within_block
 
+TABLES = ("embed", "head")
+"""Tables with a row for each token of the vocabulary."""
 Part = TypeVar("Part", GPT, Block, Blocks)
 
 
@@ -43,14 +45,16 @@ class Unsharder:
         """
         if self._axes and zero == 3 and remat == "none":
             remat = "parameters"
-        view = self._map(self._float32, shards, lambda path: not path.startswith("blocks."))
+        view = self._map(self._table, shards, lambda path: path in TABLES)
+        view = self._map(self._float32, view, lambda path: path not in TABLES and not path.startswith("blocks."))
         if self._axes or remat != "none":
             view.blocks = nnx.data(ShardedBlocks(view.blocks, self, remat))  # type: ignore[assignment]
         return view
 
     def unshard_block(self, block: Block) -> Block:
         """A whole block, its kernels gathered in the dtype that they are used in."""
-        return self._map(partial(all_gather, dtype=self._dtype, grad_dtype=self._grad_dtype), block)
+        dtypes = {"dtype": self._dtype, "grad_dtype": self._grad_dtype, "result_dtype": self._dtype}
+        return self._map(partial(all_gather, **dtypes), block)
 
     def unshard_all(self, part: Part) -> Part:
         """The whole model, or all blocks, in float32."""
@@ -66,7 +70,11 @@ class Unsharder:
         return Unsharder(jax.tree.map(lambda _: P(), self.specs), self._dtype, self._grad_dtype)
 
     def _float32(self, shard: Array, axis: int) -> Array:
-        return all_gather(shard, axis, "float32", self._grad_dtype)
+        return all_gather(shard, axis, "float32", self._grad_dtype, "float32")
+
+    def _table(self, shard: Array, axis: int) -> Array:
+        """Sent in the dtype of computation, to which the model rounds its rows; gradients are added in float32."""
+        return all_gather(shard, axis, self._dtype, self._grad_dtype, "float32")
 
     def _map(self, change: Callable[..., Array], part: Part, where: Callable[[str], bool] = lambda _: True) -> Part:
         """Change those sharded leaves of a part whose path is chosen."""

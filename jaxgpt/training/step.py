@@ -17,10 +17,11 @@ from jaxgpt.config import GPTConfig
 from jaxgpt.inspect.memory import memory_needed
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.loss import distillation_loss, next_token_loss
-from jaxgpt.model.parameters import path_name
+from jaxgpt.model.parameters import abstract_model, path_name
 from jaxgpt.ops.attention import select_backend
 from jaxgpt.ops.dropout import DropoutKey, key_per_row
 from jaxgpt.ops.platform import target_platform
+from jaxgpt.parallel.combine import combine_thresholds
 from jaxgpt.parallel.value_and_grad import value_and_grad
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.memory import memory_limit
@@ -90,7 +91,9 @@ def compile_step(
 ) -> tuple[Compiled, str]:
     """The step compiled for these arguments, or their shapes, and its remat: `auto` decided by bytes per device."""
     if config.remat != "auto":
-        return make_step(config, mesh, optimizer, loss).lower(*arguments).compile(options), config.remat
+        together = combine_thresholds(abstract_model(config.model), mesh, config.grad_dtype)
+        lowered = make_step(config, mesh, optimizer, loss).lower(*arguments)
+        return lowered.compile({**together, **(options or {})}), config.remat
     none, block = (dataclasses.replace(config, remat=remat) for remat in ("none", "block"))
     rule: dict[str, Any] = {"optimizer": optimizer, "loss": loss, "options": options}
     compiled, remat = compile_step(none, mesh, *arguments, **rule)

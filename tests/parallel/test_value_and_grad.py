@@ -8,13 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from jaxgpt.data import device_put_batch
 from jaxgpt.inspect.collectives import collectives
+from jaxgpt.model.inputs import positions_of
 from jaxgpt.model.loss import distillation_loss, next_token_loss
 from jaxgpt.model.parameters import abstract_model, named_parameters
+from jaxgpt.ops.platform import compiling_for
+from jaxgpt.parallel.combine import combine_thresholds
 from jaxgpt.parallel.mesh import MeshConfig, check_batch, one_device
-from jaxgpt.parallel.sharding import AXES, batch_sharding, bytes_per_device, parameter_specs, shard
+from jaxgpt.parallel.sharding import AXES, batch_axes, batch_sharding, bytes_per_device, parameter_specs, shard
 from jaxgpt.parallel.value_and_grad import mean_loss, value_and_grad
 from jaxgpt.parallel.view import Unsharder
 from jaxgpt.training.config import OptimizerConfig, TrainConfig
@@ -193,17 +197,49 @@ def test_what_is_not_kept_is_gathered_again(changes, gathers):
     assert text.count('"stablehlo.all_gather"') == tables + gathers * kernels
 
 
-def test_kernels_travel_in_the_dtype_they_are_used_in_and_tables_in_float32():
+def test_kernels_and_the_vocabulary_travel_in_the_dtype_of_computation_and_gradients_in_float32():
     config = on("1x8", model=dataclasses.replace(MODEL, dtype="bfloat16"), microbatches=1)
     mesh = config.mesh.make()
     tokens = jax.ShapeDtypeStruct((ROWS, LENGTH + 1), jnp.int32, sharding=batch_sharding(mesh))
     text = make_step(config, mesh).lower(abstract_state(config, mesh), tokens).as_text()
     gathers = [line for line in text.splitlines() if '"stablehlo.all_gather"' in line]
-    assert sum("bf16" in line for line in gathers) == 2 * 6  # a block's kernels, forward and backward
-    assert sum("xf32>" in line for line in gathers) == 2
+    assert sum("xbf16>" in line for line in gathers) == 2 * 6 + 1  # a block's kernels, forward and backward; the table
+    assert sum("xf32>" in line for line in gathers) == 1  # the positions, which are added in float32
     scatters = text.split('"stablehlo.reduce_scatter"')[1:]
     assert len(scatters) == 2 + 6
     assert not any("bf16" in scatter[: scatter.index("}) : ")] for scatter in scatters)
+
+
+def test_a_mesh_embeds_tokens_as_one_device_does_to_the_last_bit():
+    """In bfloat16 a mesh rounds the table before it travels, and one device the rows that it reads."""
+    model, mesh = loud(dataclasses.replace(MODEL, dtype="bfloat16")), on("1x8").mesh.make()
+    unsharder, tokens = Unsharder.of(model, mesh), text(MODEL, batch=ROWS)
+    rows = P(batch_axes(mesh))
+
+    def embed(model, tokens):
+        return model.embed_tokens(tokens, positions_of(tokens))
+
+    on_mesh = jax.shard_map(
+        lambda shards, tokens: embed(unsharder.view(shards), tokens),
+        mesh=mesh,
+        in_specs=(unsharder.specs, rows),
+        out_specs=rows,
+    )
+    np.testing.assert_array_equal(quick(on_mesh)(shard(model, mesh), tokens), quick(embed)(model, tokens))
+
+
+def test_a_mesh_of_gpus_sends_a_block_at_a_time():
+    model = abstract_model(dataclasses.replace(MODEL, dtype="bfloat16"))
+    sharded, small = 4 * 64 * 64 + 2 * 64 * 96, 4 * 64 + 96 + 64 + 4 * 64  # kernels; biases and norms
+    assert combine_thresholds(model, on("1x8").mesh.make(), "float32") == {}  # CPUs
+    with compiling_for("cuda"):
+        found = {mesh: combine_thresholds(model, on(mesh).mesh.make(), "float32") for mesh in MESHES}
+    names = [f"xla_gpu_{kind}_combine_threshold_bytes" for kind in ("all_gather", "reduce_scatter", "all_reduce")]
+    assert found["1x1"] == {}
+    assert found["8x1"] == {names[2]: 4 * (sharded + small)}
+    for mesh, parts in (("1x8", 8), ("2x4", 4)):  # of results: of a scattered gradient a shard
+        sizes = (2 * sharded, 4 * sharded // parts, 4 * (sharded // parts + small))
+        assert found[mesh] == dict(zip(names, sizes, strict=True))
 
 
 def test_a_device_holds_its_part_and_the_state_is_donated():
