@@ -22,13 +22,14 @@ import tyro
 
 from experiments import gpu_decode
 from experiments.compiled import facts
+from jaxgpt.inspect.schedule import events, hidden_bytes
 from jaxgpt.inspect.target import AOT_XLA_FLAGS, check_cuda_compiler, h200, no_driver
 from jaxgpt.ops.cross_entropy import GPU_CHUNK
 from jaxgpt.ops.platform import compiling_for
 from jaxgpt.parallel.mesh import MeshConfig
 from jaxgpt.parallel.sharding import bytes_per_device
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.step import abstract_batch, abstract_state, make_step
+from jaxgpt.training.step import abstract_batch, abstract_state, compile_step
 
 REPORT = Path(__file__).parent / "results" / "gpu_report.json"
 
@@ -112,8 +113,10 @@ def train_step_facts(row: Row) -> dict[str, Any]:
     mesh = config.mesh.make(h200(math.prod(row.mesh)))
     state = abstract_state(config, mesh)
     with compiling_for("cuda"), no_driver():
-        compiled = make_step(config, mesh).lower(state, abstract_batch(config, mesh)).compile(AOT_XLA_FLAGS)
-    logits = {int(n) for n in re.findall(rf"f32\[(\d+),{config.model.padded_vocab_size}\]", compiled.as_text())}
+        compiled, _ = compile_step(config, mesh, state, abstract_batch(config, mesh), options=AOT_XLA_FLAGS)
+    text = compiled.as_text()
+    logits = {int(n) for n in re.findall(rf"f32\[(\d+),{config.model.padded_vocab_size}\]", text)}
+    hidden, sent = hidden_bytes(events(text))
     return {
         "batch": row.batch,
         "length": row.length,
@@ -123,6 +126,7 @@ def train_step_facts(row: Row) -> dict[str, Any]:
         "largest_float32_logits": max(logits, default=0),
         "vocabulary": config.model.padded_vocab_size,
         "layers": config.model.num_layers,
+        "exposed_percent": round(100 * (1 - hidden / sent), 1) if sent else 0.0,
     }
 
 
@@ -144,7 +148,12 @@ def describe(found: dict[str, Any]) -> str:
         f"{found['temporary_gigabytes']} GB temporary; attention {found['attention_forward']} forward, "
         f"{found['attention_backward']} backward, {' '.join(found['masks'])}, windows {found['windows']}; "
         f"float32 logits of {found['largest_float32_logits']} tokens; {found['loops']} loops; "
-        f"scatters into {', '.join(found['scatters'])}; {sent or 'nothing sent'}"
+        f"scatters into {', '.join(found['scatters'])}; "
+        + (
+            f"{sent}, {found['exposed_percent']} % of the bytes while no product is computed"
+            if sent
+            else "nothing sent"
+        )
     )
 
 

@@ -107,12 +107,14 @@ def _sent(plan: "Plan") -> str:
 
 def _prediction(chosen: Arguments, plan: "Plan") -> str:
     from jaxgpt.inspect.plan import efficiency
+    from jaxgpt.inspect.schedule import hidden_bytes
 
     assert chosen.device != "cpu"
-    least, most = efficiency(plan, chosen.device, chosen.fabric)
+    hidden, total = hidden_bytes(plan.schedule)
     return (
-        f"over {chosen.fabric}, {100 * least:.0f} % of the speed of devices that send nothing, or {100 * most:.0f} % "
-        f"where sending overlaps computing (not measured: data sheets, arithmetic at {100 * UTILISATION:.0f} % of peak)"
+        f"over {chosen.fabric}, {100 * efficiency(plan, chosen.device, chosen.fabric):.1f} % of the speed of devices "
+        f"that send nothing; {100 * hidden / max(total, 1):.0f} % of the bytes are sent while products are computed "
+        f"(not measured: the compiled program's order, data sheets, arithmetic at {100 * UTILISATION:.0f} % of peak)"
     )
 
 

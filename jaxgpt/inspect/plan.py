@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jax.stages import Compiled
 
 from jaxgpt.config import GPTConfig
-from jaxgpt.inspect.collectives import Collective, collectives, wire_bytes
+from jaxgpt.inspect.collectives import Collective, collectives
 from jaxgpt.inspect.flops import flops_per_token
 from jaxgpt.inspect.hardware import (
     BYTES_PER_SECOND,
@@ -19,9 +19,9 @@ from jaxgpt.inspect.hardware import (
     UTILISATION,
     Device,
     Fabric,
-    overlapped,
 )
 from jaxgpt.inspect.memory import memory_needed
+from jaxgpt.inspect.schedule import Event, events, step_seconds
 from jaxgpt.inspect.target import AOT_XLA_FLAGS, h200, no_driver
 from jaxgpt.ops.platform import compiling_for
 from jaxgpt.parallel.sharding import bytes_per_device
@@ -43,6 +43,8 @@ class Plan(NamedTuple):
     flops: float
     """Of one device."""
     sent: list[Collective]
+    schedule: list[Event]
+    """What is computed while it is sent."""
 
     @property
     def fits(self) -> bool | None:
@@ -87,6 +89,7 @@ def make_plan(
     tokens: of one step. state and model: their shapes with shardings, the model as a part of the state.
     """
     memory: Any = compiled.memory_analysis()
+    text = compiled.as_text() or ""
     parameters = bytes_per_device(model)
     each = flops_per_token(config)
     return Plan(
@@ -99,11 +102,12 @@ def make_plan(
         limit=memory_limit(device),
         flops_per_token=each,
         flops=each * tokens / mesh.size,
-        sent=collectives(compiled.as_text() or ""),
+        sent=collectives(text),
+        schedule=events(text),
     )
 
 
-def efficiency(plan: Plan, device: GPU, fabric: Fabric) -> tuple[float, float]:
-    """The predicted part of a step that is arithmetic, where sending and computing never and always overlap."""
-    computing = plan.flops / (UTILISATION * HARDWARE[device].flops)
-    return overlapped(computing, wire_bytes(plan.sent) / BYTES_PER_SECOND[fabric])
+def efficiency(plan: Plan, device: GPU, fabric: Fabric) -> float:
+    """The predicted part of a step that is arithmetic; the rest are waits for what is sent, in the program's order."""
+    computing, step = step_seconds(plan.schedule, UTILISATION * HARDWARE[device].flops, BYTES_PER_SECOND[fabric])
+    return computing / step
