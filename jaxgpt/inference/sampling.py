@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key, UInt32
 
-from jaxgpt.ops.platform import on_gpu
+from jaxgpt.ops.platform import target_platform
 
 SMALLEST = float(np.finfo(np.float32).tiny)
 """A lower temperature is greedy: logits divided by it would not be numbers."""
@@ -119,7 +119,7 @@ def top_k_top_p_mask(
     """
     size, few = logits.shape[-1], min(FEW, logits.shape[-1])
     k, p = jnp.clip(jnp.asarray(k), 1, size)[:, None], jnp.asarray(p)[:, None]
-    if on_gpu() or few == size:  # a branch would wait for the host
+    if target_platform() != "cpu" or few == size:  # on a GPU a branch would wait for the host
         least = _least(jnp.flip(jnp.sort(logits, axis=-1), axis=-1), logits, k, p)
         return jnp.where(logits >= least, logits, -jnp.inf)
     largest = jax.lax.top_k(logits, few)[0]

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxgpt.ops.platform import on_gpu
+from jaxgpt.ops.platform import target_platform
 
 CHUNK = 512
 """Tokens whose logits exist at once on a CPU: at a vocabulary of 50304 they take 103 MB in float32, not gigabytes."""
 
 GPU_CHUNK = 8192
-"""The same on a GPU: 824 MB in bfloat16. Each chunk reads and writes the whole gradient of the table, so few chunks."""
+"""The same elsewhere: 824 MB in bfloat16. Each chunk reads and writes the whole gradient of the table: few chunks."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -75,11 +75,9 @@ ChunkLoss = tuple[Float[Array, ""], Float[Array, "M D"], Float[Array, "V D"]]
 
 def _for_platform(vocab_size: int) -> tuple[Callable[..., ChunkLoss], int | None, int]:
     """The function of one chunk, how many rows of the table it is given (None: all), and the tokens of a chunk."""
-    return (
-        (partial(chunk_loss_gpu, vocab_size=vocab_size), None, GPU_CHUNK)
-        if on_gpu()
-        else (chunk_loss_cpu, vocab_size, CHUNK)
-    )
+    if target_platform() == "cpu":
+        return chunk_loss_cpu, vocab_size, CHUNK
+    return partial(chunk_loss_gpu, vocab_size=vocab_size), None, GPU_CHUNK
 
 
 def chunk_loss_cpu(x: Array, targets: Array, table: Array) -> ChunkLoss:
@@ -106,7 +104,7 @@ def chunk_loss_cpu(x: Array, targets: Array, table: Array) -> ChunkLoss:
 
 
 def chunk_loss_gpu(x: Array, targets: Array, table: Array, vocab_size: int) -> ChunkLoss:
-    """For GPUs: forms d_logits = softmax - onehot in x's dtype; onehot by comparing column numbers with the target.
+    """For GPUs and TPUs: forms d_logits = softmax - onehot in x's dtype; onehot by comparing columns with the target.
 
     Adding rows to the table's gradient would be atomic writes and one more pass over it; the comparison costs nothing.
     Logits are in x's dtype, their maxima and sums in float32: 200 -> 126 GB of traffic, with the larger chunk.
