@@ -12,13 +12,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 from jaxtyping import Float, Int
 
 from jaxgpt.config import Activation
+from jaxgpt.errors import UserError
 from jaxgpt.ops.attention import MASKED
 from jaxgpt.ops.gelu import ELEMENTWISE
 from jaxgpt.ops.platform import on_gpu
+
+try:
+    from jax.experimental.pallas import triton
+except ImportError as error:  # deprecated since jax 0.11
+    raise UserError(
+        f"fused decoding needs Pallas' Triton backend, which jax {jax.__version__} does not have; leave it out, or "
+        "decode by cuDNN: attention='cudnn'"
+    ) from error
 
 Ref = Any
 """An array in the GPU's memory, as Pallas hands it to a kernel."""

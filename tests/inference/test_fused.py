@@ -1,6 +1,8 @@
 """The kernels for NVIDIA GPUs, interpreted here, against the plain path; and compiled as far as a CPU can."""
 
 import dataclasses
+import importlib
+import sys
 import warnings
 
 import jax
@@ -93,6 +95,16 @@ def test_the_kernels_are_lowered_for_a_gpu(rows):
 def loud_cache(config, rows):
     model = loud(config)
     return model, model.prefill(jnp.zeros((rows, 8), jnp.int32), jnp.full(rows, 8), 200)[1]
+
+
+def test_a_jax_without_the_triton_backend_is_told_what_to_do(monkeypatch):
+    monkeypatch.delitem(sys.modules, "jaxgpt.ops.decode_kernels")
+    monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", None)
+    monkeypatch.delattr("jax.experimental.pallas.triton")
+    with pytest.raises(
+        ValueError, match=r"needs Pallas' Triton backend, which jax .* decode by cuDNN: attention='cudnn'"
+    ):
+        importlib.import_module("jaxgpt.ops.decode_kernels")
 
 
 def test_where_the_kernels_cannot_run_they_are_refused():
