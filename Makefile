@@ -1,7 +1,8 @@
 # quickstart  train a small GPT with the package alone        install     the package and the test extra
 # test        install, then the suite                         test-slow   the tests that take minutes
 # check       lint, format, types, import contract            gpu-report  what the training step would do on an H200
-# docs        the documentation, into site/             clean       remove environments and caches
+# docs        the documentation, into site/             gpu-day     what one GPU does, in ten minutes; with this Python
+# clean       remove environments and caches
 #
 # PYTHON names the interpreter. The first one used gets .venv; another version gets a folder of its own, such as .venv-3.12.
 
@@ -17,7 +18,7 @@ ifeq ($(VERSION)$(filter clean,$(MAKECMDGOALS)),)
 endif
 PIP := $(VENV)/bin/python -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart install test test-slow check docs gpu-report clean
+.PHONY: quickstart install test test-slow check docs gpu-report gpu-day clean
 
 quickstart: $(VENV)/.package
 	$(VENV)/bin/jaxgpt train
@@ -43,6 +44,10 @@ docs: $(VENV)/.docs
 gpu-report:
 	@$(MAKE) --no-print-directory VENV=$(VENV)-gpu $(VENV)-gpu/.gpu-compile
 	JAX_PLATFORMS=cpu $(VENV)-gpu/bin/python -m experiments.gpu_report
+
+# In no environment of its own: a GPU machine has its jax, torch and driver; docs/speed.md says how to add the rest.
+gpu-day:
+	$(PYTHON) -m experiments.gpu_day $(if $(NANOGPT),--nanogpt $(NANOGPT))
 
 clean:
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist site

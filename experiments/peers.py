@@ -22,8 +22,8 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.optimizer import schedule
 
-Step = Callable[[np.ndarray], float]
-"""An update by a batch of tokens [B, T + 1]; returns the loss in nats per token."""
+Step = Callable[[np.ndarray], Any]
+"""An update by a batch of tokens [B, T + 1]; returns the loss in nats per token, a number or a torch scalar."""
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -72,8 +72,8 @@ def nanogpt_loss(model: GPT, checkout: Path) -> tuple[torch.nn.Module, Loss]:
     return loaded, lambda inputs, targets: loaded(inputs, targets)[1]
 
 
-def train_step(config: TrainConfig, model: torch.nn.Module, loss: Loss, *, compiled: bool) -> Step:
-    """One update as ours makes it: AdamW, the schedule's rate, clipping."""
+def train_step(config: TrainConfig, model: torch.nn.Module, loss: Loss, *, compiled: bool, wait: bool = True) -> Step:
+    """One update as ours makes it: AdamW, the schedule's rate, clipping. Without `wait`, the loss stays on the GPU."""
     options = config.optimizer
     groups = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": options.weight_decay},
@@ -94,7 +94,7 @@ def train_step(config: TrainConfig, model: torch.nn.Module, loss: Loss, *, compi
         torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
         optimizer.step()
         done += 1
-        return value.item()
+        return value.item() if wait else value.detach()
 
     return update
 

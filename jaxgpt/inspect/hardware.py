@@ -14,9 +14,14 @@ class Hardware(NamedTuple):
     """Bytes."""
     flops: float
     """Dense bfloat16 operations per second."""
+    bandwidth: float
+    """Bytes of its memory read or written per second."""
 
 
-HARDWARE: dict[GPU, Hardware] = {"h100": Hardware(80_000_000_000, 989e12), "h200": Hardware(141_000_000_000, 989e12)}
+HARDWARE: dict[GPU, Hardware] = {
+    "h100": Hardware(80_000_000_000, 989e12, 3.35e12),
+    "h200": Hardware(141_000_000_000, 989e12, 4.8e12),
+}
 BYTES_PER_SECOND: dict[Fabric, float] = {"nvlink": 450e9, "infiniband": 50e9, "ethernet": 12.5e9}
 """What a device can send: NVLink 4 in one direction, one 400 Gb/s adapter for each GPU, 100 Gb/s Ethernet."""
 PEAKS = {
