@@ -61,13 +61,15 @@ def apply_blocks(
         y, _ = unshard(block)(x, positions, dropout_key=fold_keys(dropout_key, layer))
         return y
 
-    apply = checkpoint_block(apply, remat)
+    apply_once, apply = apply, checkpoint_block(apply, remat)
     if isinstance(x, jax.core.Tracer):  # outside of jit each operation is compiled alone, and shared anyway
-        apply = jax.jit(apply)
+        apply_once, apply = jax.jit(apply_once), jax.jit(apply)
 
     def apply_group(x: Array, group: Sequence[Any], first: int | Array) -> Array:
         for offset, block in enumerate(group):
-            x = apply(block, x, positions, dropout_key, first + offset)
+            # The backward pass begins with the last block: what was gathered for it is still there.
+            is_kept = remat == "parameters" and not scan and first + offset == len(blocks) - 1
+            x = (apply_once if is_kept else apply)(block, x, positions, dropout_key, first + offset)
         return x
 
     size = period = smallest_period([(block.attn.window, block.attn.scale) for block in blocks])

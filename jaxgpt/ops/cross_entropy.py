@@ -125,7 +125,9 @@ def chunk_loss_gpu(x: Array, targets: Array, table: Array, vocab_size: int) -> C
     return loss, d_x, jnp.einsum("mv,md->vd", d_logits, x, preferred_element_type=jnp.float32)
 
 
-def log_sum_exp_and_sum(x: Float[Array, "M V"], y: Float[Array, "M V"]) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
+def log_sum_exp_and_sum(
+    x: Float[Array, "M V"], y: Float[Array, "M V"]
+) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
     """The log-sum-exp of each row of x and the sum of each row of y, in one pass over both.
 
     Each part of a row has its maximum and its sum of exponents beside it (Milakov & Gimelshein 2018, online softmax).

@@ -40,13 +40,12 @@ def test_a_training_step_for_a_tpu_has_blocked_attention_and_no_scores_of_all_pa
 
 
 def test_the_loss_for_a_tpu_is_that_of_a_gpu():
-    """One chunk for all 1024 tokens, its logits in the dtype of the model, and no scatter into the table's gradient."""
+    """One chunk for all 1024 tokens, its logits in the dtype of the model, and no scatter of the targets' rows."""
     on_tpu, on_cpu = training(CONFIG), training(CONFIG, "cpu")
     assert "tensor<1024x512xbf16>" in on_tpu
     assert f"tensor<{CHUNK}x512xbf16>" not in on_tpu
     assert f"tensor<{CHUNK}x500xf32>" in on_cpu
-    scatters = [len(re.findall(r'"stablehlo.scatter"', text)) for text in (on_tpu, on_cpu)]
-    assert scatters == [1, 2]  # the embedding's own gradient; on a CPU that of the targets too
+    assert on_cpu.count('"stablehlo.scatter"') == on_tpu.count('"stablehlo.scatter"') + 1
 
 
 def test_decoding_is_lowered_for_a_tpu():
