@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from jaxgpt.training.trainer import Trainer
 
 
+JAX_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_disable_jit",
+)
+
+
 class TrainResult(NamedTuple):
     """What a run came to.
 
@@ -87,12 +96,12 @@ def train(
         True
     """
     from jaxgpt.runtime.processes import check_agreement
-    from jaxgpt.training.run import package_versions
     from jaxgpt.training.trainer import Trainer
 
     name = config if isinstance(config, str) else "quickstart" if config is None and not resume else "run"
     config = override(_architecture(_config(config, folder, resume), name, model), overrides)
-    check_agreement({"resume": resume, "run": str(folder), "config": config.to_dict(), "versions": package_versions()})
+    check_agreement({"resume": resume, "run": str(folder), "config": config.to_dict(), **_what_decides_numbers()})
+    check_agreement({"weights": _fingerprints(config, resume)})
     trainer = Trainer(
         config,
         data=data,
@@ -109,6 +118,27 @@ def train(
         trainer.from_python["model"] = "a model"
     with trainer:
         return _run(trainer, _weights(trainer, model), resume, callbacks, quiet)
+
+
+def _what_decides_numbers() -> dict[str, Any]:
+    """Versions, and settings of JAX, by which processes may compute differently under the same config."""
+    import jax
+
+    from jaxgpt.training.run import package_versions
+
+    return {"versions": package_versions(), "jax": {name: jax.config.values.get(name) for name in JAX_SETTINGS}}
+
+
+def _fingerprints(config: TrainConfig, resume: bool) -> dict[str, str]:
+    """Of the models that each of several processes reads from its own disk, which may hold others of the same name."""
+    from jaxgpt.runtime.processes import is_multiprocess
+
+    sources = {"distill": config.distill} | ({} if resume else {"init": config.init})
+    if not is_multiprocess():
+        return {}
+    from jaxgpt.loading import fingerprint
+
+    return {name: fingerprint(source) for name, source in sources.items() if source is not None}
 
 
 def _config(config: TrainConfig | str | None, folder: str | Path | None, resume: bool) -> TrainConfig:
@@ -164,14 +194,18 @@ def _teacher(config: TrainConfig, mesh: "Mesh | None") -> "GPT | None":
         return None
     from jaxgpt.loading import load
 
-    teacher = load(config.distill, mesh=config.mesh.make() if mesh is None else mesh, dtype=config.model.dtype)
-    if teacher.config.vocab_size != config.model.vocab_size:
+    check_teacher(source_config(config.distill), config)
+    return load(config.distill, mesh=config.mesh.make() if mesh is None else mesh, dtype=config.model.dtype)
+
+
+def check_teacher(teacher: "GPTConfig", config: TrainConfig) -> None:
+    """Raise UserError where nothing can be learned from a model: it counts tokens differently, or reads fewer."""
+    if teacher.vocab_size != config.model.vocab_size:
         raise UserError(
-            f"--distill {config.distill} has {teacher.config.vocab_size} tokens and the model "
+            f"--distill {config.distill} has {teacher.vocab_size} tokens and the model "
             f"{config.model.vocab_size}; distillation needs the same vocabulary"
         )
-    teacher.config.check_length(config.model.context_length)
-    return teacher
+    teacher.check_length(config.model.context_length)
 
 
 def _tokenizer(config: TrainConfig, resumed: str | Path | None) -> "Tokenizer | None":
@@ -200,13 +234,15 @@ def source_config(source: str) -> "GPTConfig":
     if is_run(Path(source)):
         return read_run(Path(source)).config.model
     from converters.hub import local_path
-    from converters.sources import read_source
+    from converters.load import open_source
 
-    return read_source(local_path(source)).config
+    return open_source(local_path(source)).config
 
 
 def _weights(trainer: "Trainer", model: "GPT | None") -> "Callable[[], TrainState] | None":
-    """What makes the first state of given weights, fitted to the config. No copy of them is kept beside it."""
+    """What makes the first state of given weights, fitted to the config: read straight onto their shards, which become
+    the state's own. No copy of them is kept beside it.
+    """
     config = trainer.config
     if model is not None:
         return lambda: trainer.init(_adapted(model, config.model))
@@ -215,7 +251,7 @@ def _weights(trainer: "Trainer", model: "GPT | None") -> "Callable[[], TrainStat
     from jaxgpt.loading import load
 
     init = config.init
-    return lambda: trainer.take(_adapted(load(init), config.model))
+    return lambda: trainer.take(_adapted(load(init, mesh=trainer.mesh), config.model))
 
 
 def _adapted(model: "GPT", config: "GPTConfig") -> "GPT":
@@ -269,4 +305,4 @@ def _run(
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl; none where this process cannot see it."""
     path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

@@ -53,7 +53,7 @@ def _main(arguments: list[str]) -> int:
     if resume and preset:
         raise UserError(f"--resume {resume} knows its preset; leave out {preset!r}")
     _join(flags)
-    config = _resumed(resume) if resume else _begun(TrainConfig.preset(preset or "quickstart"), flags)
+    config = _resumed(resume) if resume else initial_config(preset or "quickstart", flags)
     chosen = tyro.cli(
         Arguments, prog="jaxgpt train [PRESET]", description=_description(), args=flags, default=Arguments(config)
     )
@@ -118,8 +118,9 @@ def _preset(flags: list[str]) -> str | None:
     return None
 
 
-def _begun(config: TrainConfig, flags: list[str]) -> TrainConfig:
+def initial_config(preset: str, flags: list[str]) -> TrainConfig:
     """The preset; with --init, of the architecture of the weights it starts from, and on the text of such a run."""
+    config = TrainConfig.preset(preset)
     source = _value(flags, "--init", "the weights to start from")
     if source is None:
         return config

@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxgpt.data.foreign import is_foreign, open_foreign
 from jaxgpt.data.mixture import Mixture, parse_mixture
-from jaxgpt.data.preparation.inputs import HUB, STDIN
+from jaxgpt.data.preparation.inputs import HUB, STDIN, named_path
 from jaxgpt.data.preparation.manifest import is_prepared
 from jaxgpt.data.prepared import open_prepared
 from jaxgpt.data.text_cache import prepare_text
@@ -33,7 +33,7 @@ def prepare(source: str, tokenizer: str | Tokenizer, cache: Path | None = None) 
         >>> len(data.train) > len(data.validation)
         True
     """
-    folder = Path(source).expanduser()
+    folder = named_path(source)
     if source == STDIN or source.startswith(HUB):
         raise UserError(f"data {source!r} is read once: `jaxgpt data prepare {source} FOLDER`, then train on FOLDER")
     if is_prepared(folder):

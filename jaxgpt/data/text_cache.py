@@ -1,5 +1,6 @@
 """Text to train on, prepared once into the user's cache folder by the code of `jaxgpt data prepare`."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -7,7 +8,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +61,25 @@ def prepare_text(source: str, tokenizer: str | Tokenizer, cache: Path | None = N
     """
     named = tokenizer if tokenizer == CharTokenizer.name else as_tokenizer(tokenizer)
     folder = (cache or cache_folder()) / "tokens"
+    with usable(folder):
+        return _prepare_text(source, named, folder)
+
+
+@contextlib.contextmanager
+def usable(cache: Path) -> Iterator[None]:
+    """Within, a cache folder that cannot be written raises a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if not str(error.filename).startswith(str(cache.parent)):
+            raise
+        raise UserError(
+            f"the cache folder {cache.parent} cannot be written ({error.strerror}): make room there, or set "
+            "JAXGPT_CACHE to another folder"
+        ) from None
+
+
+def _prepare_text(source: str, named: Tokenizer | str, folder: Path) -> TokenData:
     if source in ("stdlib", "shakespeare"):
         return _prepared(_in_memory(read(source)), named, folder)
     inputs = find_texts(source)

@@ -19,8 +19,8 @@ class Linear(nnx.Module):
     def __init__(
         self, inputs: tuple[int, ...], outputs: tuple[int, ...], *, stddev: float, bias: bool, rngs: Rngs
     ) -> None:
-        self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (*inputs, *outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (*inputs, *outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
         self.num_inputs = len(inputs)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -35,8 +35,8 @@ class LayerNorm(nnx.Module):
     """Zero mean and unit variance over the width, then scale and bias (Ba et al. 2016, eq. 4)."""
 
     def __init__(self, width: int, *, epsilon: float, bias: bool) -> None:
-        self.scale = nnx.Param(jnp.ones(width))
-        self.bias = nnx.Param(jnp.zeros(width)) if bias else None
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32)) if bias else None
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:

@@ -4,6 +4,7 @@ Orbax is imported where it first writes or reads, since a run that begins does n
 """
 
 import math
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import abstract_model, path_name
 from jaxgpt.parallel.mesh import one_device
-from jaxgpt.parallel.sharding import parameter_specs, shardings
+from jaxgpt.parallel.sharding import abstract_shards
 from jaxgpt.training.checksum import checksums
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.state import Optimizer, TrainState, abstract_state
@@ -34,6 +35,9 @@ Which = int | Literal["latest", "best"]
 
 NAMES_OF_0_1 = {"opt_state": "moments", "data_offset": "passed_over", "loss_ema": "usual_loss"}
 """How version 0.1 called a part of the state on disk."""
+
+STEP = re.compile("0|[1-9][0-9]*")
+"""The name of a checkpoint's folder, as orbax writes it."""
 
 READ_ATTEMPTS, READ_PAUSE = 3, 0.1
 """How often, and after how many seconds, a reader tries the same step, which a run that is training may be deleting."""
@@ -84,7 +88,7 @@ class Checkpoints:
         """The steps of all whole checkpoints, in order, as they are on disk now."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal() and path.is_dir())
+        return sorted(int(path.name) for path in self.folder.iterdir() if STEP.fullmatch(path.name) and path.is_dir())
 
     @property
     def latest(self) -> int | None:
@@ -162,9 +166,7 @@ class Checkpoints:
 
     def restore_model(self, config: GPTConfig, step: int, mesh: Mesh | None = None) -> GPT:
         """The parameters alone, on one device or a mesh. Raises UserError as `restore_state` does."""
-        like, mesh = abstract_model(config), mesh or one_device()
-        places = shardings(parameter_specs(like, mesh), mesh)
-        like = jax.tree.map(lambda leaf, place: leaf.update(sharding=place), like, places)
+        like = abstract_shards(abstract_model(config), mesh or one_device())
         return from_paths(like, self._restore(step, {"model": by_path(like)})["model"])
 
     def load_model(self, config: GPTConfig, which: Which = "latest", mesh: Mesh | None = None) -> GPT:

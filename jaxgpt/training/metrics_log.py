@@ -24,6 +24,8 @@ Line = dict[str, float]
 """Numbers of one step, by name."""
 MAX_PENDING_BYTES = 2**24
 FINISH_SECONDS = 30
+OPEN_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+"""The last: a pipe that nobody reads is an OSError, and not waited for."""
 
 
 class Place(Protocol):
@@ -88,9 +90,7 @@ class AppendedFile:
 
     def flush(self) -> None:
         if self._file < 0:
-            self._file = os.open(
-                self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666
-            )
+            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | OPEN_FLAGS, 0o666)
         size, written = os.fstat(self._file).st_size, 0
         try:
             while written < len(self._pending):
@@ -193,7 +193,7 @@ def numbers(line: dict[str, float | None]) -> dict[str, float]:
 
 def forget_after(path: Path, step: int) -> None:
     """Drop the lines of steps that the restored checkpoint has not seen, and a last line cut off by a kill."""
-    if not path.exists():
+    if not path.is_file():
         return
     content = path.read_bytes()
     kept = b"".join(line + b"\n" for line in content.splitlines() if _step_of(line) <= step)
@@ -215,6 +215,6 @@ def _step_of(line: bytes) -> float:
 
 def _last_seconds(path: Path) -> float:
     try:
-        return float(json.loads(path.read_bytes().splitlines()[-1])["seconds"])
+        return float(json.loads(path.read_bytes().splitlines()[-1])["seconds"]) if path.is_file() else 0.0
     except (OSError, IndexError, ValueError, KeyError, TypeError):
         return 0.0

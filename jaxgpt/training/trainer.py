@@ -22,12 +22,12 @@ from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import abstract_model
 from jaxgpt.parallel.mesh import check_batch
-from jaxgpt.parallel.sharding import shard
+from jaxgpt.parallel.sharding import abstract_shards, shard
 from jaxgpt.runtime.processes import check_equal_hosts, from_main_process, on_main_process
 from jaxgpt.training.checkpoint import Checkpoints, Which
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.lock import run_lock
-from jaxgpt.training.memory import check_state_fits, memory_errors, memory_limit
+from jaxgpt.training.memory import check_parameters_fit, check_state_fits, memory_errors, memory_limit
 from jaxgpt.training.run import (
     Run,
     check_is_new,
@@ -37,6 +37,7 @@ from jaxgpt.training.run import (
     new_run,
     read_run,
     reconfigured,
+    refused_by_the_disk,
     write_config,
 )
 from jaxgpt.training.source import Data, open_data
@@ -95,6 +96,7 @@ class Trainer:
         config = TrainConfig.preset(config) if isinstance(config, str) else config
         check_equal_hosts(jax.devices())
         self.mesh = config.mesh.make() if mesh is None else mesh
+        check_parameters_fit(self.mesh, config)
         self.optimizer, self.loss = optimizer, loss
         self.data, self.config, from_python = open_data(data, config, tokenizer, vocabulary_by_hand)
         named = {"optimizer": optimizer, "loss": loss}
@@ -116,7 +118,8 @@ class Trainer:
         if config.eval_tasks is not None:
             self._task_metrics  # noqa: B018  fetches and checks the tasks' files
         describe_attention(config.model)
-        check_state_fits(abstract_state(config, self.mesh, self.optimizer), self.mesh, config)
+        frozen = None if teacher is None else abstract_shards(abstract_model(teacher.config), self.mesh)
+        check_state_fits((abstract_state(config, self.mesh, self.optimizer), frozen), self.mesh, config)
 
     def __enter__(self) -> "Trainer":
         return self
@@ -275,11 +278,9 @@ class Trainer:
     def _lock(self) -> None:
         """Hold the run's folder, and delete what killed saves left in it."""
         folder, was_run = self.run.folder, is_run(self.run.folder)
-        try:
+        with refused_by_the_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be made: {error.strerror}; name another folder") from None
-        self._open.enter_context(run_lock(folder))
+            self._open.enter_context(run_lock(folder))
         if not was_run:
             check_is_new(folder)  # another process may have been faster
         self.run.open_checkpoints().sweep()

@@ -1,19 +1,22 @@
 """The command line as a user meets it: what it prints, what it writes, how it refuses."""
 
 import dataclasses
+import errno
 import hashlib
 import io
 import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import jaxgpt as package
-from jaxgpt.cli import main
+from jaxgpt.cli import COMMANDS, OUT_OF_MEMORY, main
 from jaxgpt.commands.train import _preset
 from jaxgpt.evaluation.evaluate import evaluate
 from jaxgpt.evaluation.tasks.run import TASKS
@@ -146,6 +149,46 @@ def test_a_text_that_cannot_be_trained_on_is_refused_and_nothing_written(content
 
 def test_a_file_that_cannot_be_written_is_one_line(text, tmp_path):
     assert "Not a directory" in one_line("train", "tiny", "--data.source", text, "--run", text / "run")
+
+
+@pytest.mark.parametrize(
+    "flags", [("--model.d-model", "400000"), ("--model.num-layers", "9999", "--model.d-model", "4000")]
+)
+def test_a_model_that_no_machine_holds_is_refused_within_seconds(flags, tmp_path):
+    text, began = write_text(tmp_path / "text.txt"), time.monotonic()
+    message = one_line("train", "tiny", *flags, "--data.source", text, "--run", tmp_path / "run")
+    assert "the parameters and the optimizer's state need" in message
+    assert time.monotonic() - began < 20
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 85899345920 bytes."),
+        jax.errors.JaxRuntimeError("INTERNAL: CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),  # torch's
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=["host", "device", "CUDA", "torch", "system"],
+)
+def test_a_command_without_memory_says_what_helps(command, error, monkeypatch):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(f"jaxgpt.commands.{command}.main", fail)
+    assert one_line(command) == f"jaxgpt: out of memory: {OUT_OF_MEMORY[command]}\n"
+
+
+def test_a_device_that_is_not_here_is_one_line(monkeypatch):
+    def fail(_):
+        raise RuntimeError("Unable to initialize backend 'cuda': no GPU\nand more")
+
+    monkeypatch.setattr("jaxgpt.commands.generate.main", fail)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert one_line("generate").startswith("jaxgpt: JAX_PLATFORMS=cuda: Unable to initialize backend 'cuda': no GPU;")
 
 
 @pytest.mark.parametrize("room", ["data", "training", "commands"])

@@ -224,3 +224,10 @@ def test_a_text_without_room_for_validation_is_refused(tmp_path):
 def test_an_unknown_tokenizer_is_refused(text, tmp_path):
     with pytest.raises(ValueError, match="'bpe'.*gpt2, char, or a folder"):
         prepare(text, "bpe", tmp_path)
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "text.txt").write_text("Words. " * 100)
+    (tmp_path / "cache").touch()
+    with pytest.raises(UserError, match="the cache folder .*cache cannot be written .*set JAXGPT_CACHE to another"):
+        prepare(str(tmp_path / "text.txt"), "char", tmp_path / "cache")

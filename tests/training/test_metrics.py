@@ -14,6 +14,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from jaxgpt.data import CharTokenizer
+from jaxgpt.launch import read_history
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.display import busy
 from jaxgpt.training.metrics import BadNumbers, Reporter, utilisation_per_token
@@ -256,6 +257,15 @@ def test_a_full_disk_is_told_once_for_each_file_and_its_lines_come_when_there_is
     ]
     assert [line["step"] for line in written(tmp_path)] == list(range(101))
     assert sorted(step for step, _ in scalars(tmp_path)) == list(range(101))
+
+
+def test_a_pipe_in_place_of_the_metrics_is_told_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    told = []
+    with MetricsLog(tmp_path, CONFIG, 0, told.append) as log:
+        log.write({"step": 1, "loss": 1.0})
+    assert [message.partition(" cannot be written")[0] for message in told] == ["jaxgpt: metrics.jsonl"]
+    assert read_history(tmp_path) == []
 
 
 def test_no_part_of_a_record_is_left_on_a_full_disk(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from jaxgpt.data import CharTokenizer, prepare
+from jaxgpt.errors import UserError
 from jaxgpt.training.config import DataConfig, TrainConfig
 from jaxgpt.training.presets import PRESETS
 from jaxgpt.training.run import Run, create_run, is_run, read_run, reconfigured, write_config
@@ -56,6 +57,13 @@ def test_a_folder_that_holds_anything_is_refused_and_untouched(run, tmp_path, co
     with pytest.raises(ValueError, match="--run .*full is not empty; name another folder"):
         create_run(folder, run.config, run.data())
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [(content, "mine")]
+
+
+def test_a_name_too_long_is_refused(run, tmp_path):
+    with pytest.raises(UserError, match=r"the run folder .* cannot be written \(File name too long\)"):
+        create_run(tmp_path / ("x" * 300), run.config, run.data())
+    with pytest.raises(UserError, match="is not a run folder"):
+        read_run(tmp_path / ("x" * 300))
 
 
 def test_a_run_in_the_way_is_named_as_what_to_resume(run):
@@ -160,7 +168,7 @@ def test_a_config_is_written_whole_or_not_at_all(run, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_text", write_half)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\): make room"):
         write_config(dataclasses.replace(run, config=dataclasses.replace(run.config, steps=1)))
     assert (run.folder / "config.json").read_bytes() == before
 

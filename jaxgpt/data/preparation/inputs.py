@@ -96,8 +96,19 @@ def find(
     return Found(tuple(inputs), dict(left_out))
 
 
+def named_path(name: str) -> Path:
+    """The path of data. Raises UserError where none can be called so, such as by a name too long."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # the latter of ~somebody who is not there
+        shown, reason = name if len(name) <= 80 else f"{name[:77]}...", getattr(error, "strerror", None) or error
+        raise UserError(f"data {shown!r} is no path ({reason}): name another") from None
+    return path
+
+
 def _paths(name: str) -> list[Path]:
-    path = Path(name).expanduser()
+    path = named_path(name)
     if path.exists():
         return [path]
     matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(name) else []
@@ -138,10 +149,11 @@ def _is_ours(folder: Path, exclude: Path | None) -> bool:
     if exclude is not None and folder.resolve() == exclude.resolve():
         return True
     for name, mark in (("config.json", "jaxgpt_run"), ("manifest.json", "jaxgpt_data")):
+        file = folder / name
         try:
-            if mark in json.loads((folder / name).read_text(encoding="utf-8")):
+            if file.is_file() and mark in json.loads(file.read_text(encoding="utf-8")):
                 return True
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             continue
     return False
 
