@@ -18,6 +18,7 @@ import transformers
 from jaxtyping import Int
 
 from converters import save_pretrained
+from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.optimizer import schedule
@@ -53,10 +54,16 @@ def transformers_loss(model: GPT) -> tuple[torch.nn.Module, Loss]:
 
 
 def nanogpt_loss(model: GPT, checkout: Path) -> tuple[torch.nn.Module, Loss]:
-    """NanoGPT's GPT and its loss. Raises ValueError where there is no model.py."""
+    """NanoGPT's GPT and its loss."""
+    loaded = nanogpt_model(model, checkout).train()
+    return loaded, lambda inputs, targets: loaded(inputs, targets)[1]
+
+
+def nanogpt_model(model: GPT, checkout: Path) -> torch.nn.Module:
+    """The same weights in nanoGPT's model.py, by our ckpt.pt. Raises UserError where there is no model.py."""
     file = checkout / "model.py"
     if not file.exists():
-        raise ValueError(f"--nanogpt {checkout} has no model.py; give the folder of a nanoGPT checkout")
+        raise UserError(f"--nanogpt {checkout} has no model.py; give the folder of a nanoGPT checkout")
     spec = importlib.util.spec_from_file_location("nanogpt_model", file)
     assert spec is not None, "it is a file of Python"
     assert spec.loader is not None, "it is a file of Python"
@@ -68,8 +75,7 @@ def nanogpt_loss(model: GPT, checkout: Path) -> tuple[torch.nn.Module, Loss]:
         saved = torch.load(Path(folder) / "model" / "ckpt.pt", map_location="cpu", weights_only=True)
     loaded = theirs.GPT(theirs.GPTConfig(**saved["model_args"]))
     loaded.load_state_dict(saved["model"])
-    loaded = loaded.to(device()).train()
-    return loaded, lambda inputs, targets: loaded(inputs, targets)[1]
+    return loaded.to(device())
 
 
 def train_step(config: TrainConfig, model: torch.nn.Module, loss: Loss, *, compiled: bool, wait: bool = True) -> Step:
