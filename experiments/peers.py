@@ -6,9 +6,10 @@ bfloat16 by autocast over float32 weights, as nanoGPT trains.
 
 import contextlib
 import importlib.util
+import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,22 @@ def greedy(model: GPT, prompt: Int[np.ndarray, "B T"], count: int) -> Callable[[
         return found.cpu().numpy()
 
     return run
+
+
+@contextlib.contextmanager
+def llamacpp(model: GPT, rows: int) -> Iterator[str]:
+    """The address of llama.cpp's server with the same weights in float32, which decodes so many texts at once."""
+    import xllamacpp
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, Path(folder) / "model", "gguf", "float32")
+        params = xllamacpp.CommonParams()
+        params.model.path = str(Path(folder) / "model" / "model.gguf")
+        params.n_ctx, params.n_parallel, params.port = rows * model.config.context_length // 2, rows, 0
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count()
+        server = xllamacpp.Server(params)
+        yield server.listening_address
+        del server
 
 
 def product(x: np.ndarray, y: np.ndarray, dtype: str) -> Callable[[], None]:
