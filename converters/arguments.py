@@ -14,7 +14,7 @@ class Convert:
     """Write a model as a folder that another library opens, with other attention if you like."""
 
     source: str
-    """A Hugging Face folder or hub id, a weights file, or a run folder."""
+    """A Hugging Face folder or hub id, a weights file (GGUF and ckpt.pt too), or a run folder."""
     folder: Path
     """Where to write; must not exist, or be empty."""
     step: Step = "latest"
@@ -41,6 +41,8 @@ class Convert:
     """Print what would be written and what would change, and write nothing."""
     verify: bool = False
     """Compare what was written with transformers before it takes its name; the model card shows the certificate."""
+    push_to: str | None = None
+    """Upload the finished folder, its model card included, to this OWNER/NAME of the Hugging Face hub."""
     allow_nonfinite: bool = False
     """Take weights that are NaN or infinite as they are."""
 
@@ -50,7 +52,7 @@ class Verify:
     """Compare a model here with the same one in transformers, number by number."""
 
     source: str
-    """A Hugging Face folder or hub id, a weights file, or a run folder."""
+    """A Hugging Face folder or hub id, a weights file (GGUF and ckpt.pt too), or a run folder."""
     step: Step = "latest"
     """Which checkpoint of a run: the latest, the best (lowest validation loss), or the one of a step."""
     against: str | None = None
