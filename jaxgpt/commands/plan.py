@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -71,8 +71,10 @@ def compile_plan(chosen: Arguments) -> "Plan":
     config, device = chosen.config, chosen.device
     mesh = config.mesh.make(devices_of(device, chosen.devices))
     state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)
+    end_of_text = config.model.vocab_size - 1 if config.data.mask_documents else None  # any id: the program is the same
     with compiling_for_device(device) as options:
-        compiled, remat = compile_step(config, mesh, state, batch, limit=memory_limit(device), options=options)
+        rule: dict[str, Any] = {"limit": memory_limit(device), "options": options}
+        compiled, remat = compile_step(config, mesh, state, batch, end_of_text=end_of_text, **rule)
     tokens = config.batch_size * config.model.context_length
     return make_plan(compiled, mesh, config.model, tokens, state=state, model=state.model, remat=remat, device=device)
 
