@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -75,9 +75,10 @@ def compile_plan(chosen: Arguments) -> "Plan":
     config, device = chosen.config, chosen.device
     mesh = config.mesh.make(devices_of(device, chosen.devices))
     state, batch, teacher = abstract_state(config, mesh), abstract_batch(config, mesh), _teacher(config, mesh)
+    end_of_text = config.model.vocab_size - 1 if config.data.mask_documents else None  # any id: the program is the same
     with compiling_for_device(device) as options:
-        limit = memory_limit(device)
-        compiled, remat = compile_step(config, mesh, state, batch, teacher, limit=limit, options=options)
+        rule: dict[str, Any] = {"limit": memory_limit(device), "options": options}
+        compiled, remat = compile_step(config, mesh, state, batch, teacher, end_of_text=end_of_text, **rule)
     tokens = config.batch_size * config.model.context_length
     parts = {"state": state, "model": state.model, "teacher": teacher}
     return make_plan(compiled, mesh, config.model, tokens, remat=remat, device=device, **parts)

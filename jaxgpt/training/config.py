@@ -40,6 +40,8 @@ class DataConfig:
     """Where validation comes from. None: from what the sources hold back."""
     block_shuffle: bool = False
     """Shuffle blocks of about a megabyte, and rows only among 16 of them: for slow disks."""
+    mask_documents: bool = False
+    """Let no token attend across <|endoftext|>, and start positions again in each document. Not for cuDNN."""
     order: Literal["every-token", "v0.1"] = "every-token"
     """every-token: an epoch passes over every token once. v0.1: as runs that version 0.1 began."""
 
@@ -194,6 +196,11 @@ class TrainConfig:
         for name in ("steps", "sample_tokens", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)} must not be below 0")
+        if self.data.mask_documents and self.model.attention == "cudnn":
+            raise UserError(
+                "data.mask_documents with attention='cudnn': jax gives cuDNN no mask without the T x T scores; "
+                "use attention='auto', which is blocked then, or leave mask_documents out"
+            )
         if self.spike is not None and not self.spike > 0:
             raise UserError(f"spike={self.spike} must be above 0 nats; None lets any loss pass")
         if self.batch_size % self.microbatches:

@@ -18,12 +18,13 @@ def print_header(trainer: Trainer, console: Console) -> None:
     named = trainer.data.manifest["source"] if config.data.mixture else config.data.source
     source = trainer.from_python.get("data", named)
     tokens = config.batch_size * config.model.context_length
+    attention = describe_attention(config.model, documents=config.data.mask_documents)
     rows = {
         "run": trainer.run.folder,
         "model": f"{num_parameters(abstract_model(config.model)):,} parameters, {config.model.dtype}",
         "data": f"{source}: {counts['train']:,} tokens, {counts['validation']:,} for validation",
         "steps": f"{config.steps} of {config.batch_size} x {config.model.context_length} tokens",
-        "device": f"{device.device_kind}; attention: {describe_attention(config.model)}",
+        "device": f"{device.device_kind}; attention: {attention}",
     }
     if len(jax.devices()) > 1:
         where = f"{_counted(count_hosts(), 'host')}, {_counted(jax.process_count(), 'process')}"

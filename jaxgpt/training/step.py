@@ -74,9 +74,15 @@ class Metrics(NamedTuple):
     """What the loss returned beside the loss: means over microbatches and devices."""
 
 
-def make_step(config: TrainConfig, mesh: Mesh, optimizer: Optimizer | None = None, loss: Loss | None = None) -> Wrapped:
+def make_step(
+    config: TrainConfig,
+    mesh: Mesh,
+    optimizer: Optimizer | None = None,
+    loss: Loss | None = None,
+    end_of_text: int | None = None,
+) -> Wrapped:
     """The step under jit; the state given to it is donated."""
-    step = partial(train_step, config=config, mesh=mesh, optimizer=optimizer, loss=loss)
+    step = partial(train_step, config=config, mesh=mesh, optimizer=optimizer, loss=loss, end_of_text=end_of_text)
     return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings(config, mesh, optimizer), None))
 
 
@@ -86,16 +92,17 @@ def compile_step(
     *arguments: Any,
     optimizer: Optimizer | None = None,
     loss: Loss | None = None,
+    end_of_text: int | None = None,
     limit: int | None = None,
     options: dict[str, Any] | None = None,
 ) -> tuple[Compiled, str]:
     """The step compiled for these arguments, or their shapes, and its remat: `auto` decided by bytes per device."""
     if config.remat != "auto":
         together: dict[str, Any] = combine_thresholds(abstract_model(config.model), mesh, config.grad_dtype)
-        lowered = make_step(config, mesh, optimizer, loss).lower(*arguments)
+        lowered = make_step(config, mesh, optimizer, loss, end_of_text).lower(*arguments)
         return lowered.compile({**together, **(options or {})}), config.remat
     none, block = (dataclasses.replace(config, remat=remat) for remat in ("none", "block"))
-    rule: dict[str, Any] = {"optimizer": optimizer, "loss": loss, "options": options}
+    rule: dict[str, Any] = {"optimizer": optimizer, "loss": loss, "end_of_text": end_of_text, "options": options}
     compiled, remat = compile_step(none, mesh, *arguments, **rule)
     if limit is None or memory_needed(compiled) <= limit:
         return compiled, remat
@@ -112,9 +119,13 @@ def train_step(
     mesh: Mesh,
     optimizer: Optimizer | None = None,
     loss: Loss | None = None,
+    end_of_text: int | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """The gradient of the mean loss over the batch, and one update with it. With a teacher, distillation."""
-    loss = loss or (next_token_loss if teacher is None else distillation_loss)
+    """The gradient of the mean loss over the batch, and one update with it. With a teacher, distillation.
+
+    With `end_of_text`, the token where documents begin, jaxgpt's own losses predict none from another.
+    """
+    loss = loss or partial(next_token_loss if teacher is None else distillation_loss, end_of_text=end_of_text)
     frozen = () if teacher is None else (teacher,)
     key = dropout_keys(config, state.step, tokens.shape[0])
     remat = "none" if config.remat == "auto" else config.remat
@@ -167,7 +178,7 @@ def dropout_keys(config: TrainConfig, step: Int[Array, ""], rows: int) -> Dropou
     return key_per_row(key, rows)
 
 
-def describe_attention(config: GPTConfig) -> str:
+def describe_attention(config: GPTConfig, *, documents: bool = False) -> str:
     """Which attention backend runs, for people."""
     return select_backend(
         config.attention,
@@ -176,4 +187,5 @@ def describe_attention(config: GPTConfig) -> str:
         head_dim=config.head_dim,
         length=config.context_length,
         dropout=config.dropout,
+        documents=documents,
     )

@@ -112,12 +112,13 @@ class Trainer:
         if config.distill is not None and teacher is None:
             raise UserError(f"distill={config.distill!r}: jaxgpt.train loads it; here pass the model as teacher=")
         check_vocabulary(config, self.data.tokenizer)
+        self.end_of_text  # noqa: B018  raises where documents are to be masked, and have no mark
         check_batch(config.batch_size, self.mesh.size, config.microbatches)
         self.batches  # noqa: B018  raises where the text is too short
         eval_batches(self.data.validation, 1, config.model.context_length, 1)
         if config.eval_tasks is not None:
             self._task_metrics  # noqa: B018  fetches and checks the tasks' files
-        describe_attention(config.model)
+        describe_attention(config.model, documents=config.data.mask_documents)
         frozen = None if teacher is None else abstract_shards(abstract_model(teacher.config), self.mesh)
         check_state_fits((abstract_state(config, self.mesh, self.optimizer), frozen), self.mesh, config)
 
@@ -195,12 +196,30 @@ class Trainer:
             return self.compiled[0](state, tokens, self.teacher)
 
     @cached_property
+    def end_of_text(self) -> int | None:
+        """The token where documents begin, if they are masked. Raises UserError where that cannot be."""
+        if not self.config.data.mask_documents:
+            return None
+        if self.loss is not None:
+            raise UserError(
+                "data.mask_documents is for jaxgpt's own losses: leave it out, and mask in yours by "
+                "model(tokens, key, segment_ids)"
+            )
+        end = None if self.data.tokenizer is None else self.data.tokenizer.end_of_text
+        if end is None:
+            of = "token ids from Python" if self.data.tokenizer is None else f"tokenizer {self.data.tokenizer.name!r}"
+            raise UserError(
+                f"data.mask_documents needs <|endoftext|> between documents, and {of} have none; leave it out"
+            )
+        return end
+
+    @cached_property
     def compiled(self) -> tuple[Compiled, str]:
         """The compiled step, and the remat that it was compiled with."""
         shapes = abstract_state(self.config, self.mesh, self.optimizer), abstract_batch(self.config, self.mesh)
-        rule: dict[str, Any] = {"optimizer": self.optimizer, "loss": self.loss, "limit": memory_limit(self.mesh)}
+        rule: dict[str, Any] = {"optimizer": self.optimizer, "loss": self.loss, "end_of_text": self.end_of_text}
         with memory_errors(self.config):
-            return compile_step(self.config, self.mesh, *shapes, self.teacher, **rule)
+            return compile_step(self.config, self.mesh, *shapes, self.teacher, **rule, limit=memory_limit(self.mesh))
 
     def steps(self, state: TrainState) -> Iterator[tuple[TrainState, Metrics]]:
         """Update by update from a state to `config.steps`; after a rollback, past the batches that it left out."""
@@ -232,7 +251,7 @@ class Trainer:
 
     @cached_property
     def _validation(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
-        return compile_validation(self.config, self.data.validation, self.mesh)
+        return compile_validation(self.config, self.data.validation, self.mesh, self.end_of_text)
 
     def compile(self, *, validation: bool = True) -> None:
         """Compile all programs now, one beside the other, instead of at their first use."""
