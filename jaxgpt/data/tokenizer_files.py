@@ -21,7 +21,10 @@ BYTE_LEVEL = {"GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "
 """The classes whose vocab.json and merges.txt are pairs of bytes, as GPT-2's; without a class they are."""
 BY_TRANSFORMERS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
 META = "meta.pkl"
-CHOICES = "--data.tokenizer has to be gpt2, char, or a folder with a tokenizer, such as `jaxgpt data tokenizer` makes"
+CHOICES = (
+    "--data.tokenizer has to be gpt2, char, bpe-N for N byte pairs of the text itself, or a folder with a tokenizer, "
+    "such as `jaxgpt data tokenizer` makes"
+)
 
 
 def as_tokenizer(name: str | Tokenizer) -> Tokenizer:

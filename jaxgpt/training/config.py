@@ -32,8 +32,8 @@ class DataConfig:
     """stdlib (Python's own source and documentation), shakespeare, the path of a text file or folder, a folder made by
     `jaxgpt data prepare`, or token files of nanoGPT, llm.c, modded-nanogpt or NeMo. None: it must be named."""
     tokenizer: str = "gpt2"
-    """gpt2: the 50257 byte-pair tokens of GPT-2. char: one token for each character of the text. A folder: its own.
-    Prepared data have theirs."""
+    """gpt2: the 50257 byte-pair tokens of GPT-2. bpe-2048: at most so many, learnt from the text itself (of a mixture:
+    from the first). char: one token for each character of the text. A folder: its own. Prepared data have theirs."""
     mixture: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """SOURCE=WEIGHT, once for each source: rows from all of them, in place of `source`."""
     val_source: str | None = None
