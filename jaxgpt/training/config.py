@@ -126,7 +126,7 @@ class TrainConfig:
         True
         >>> dataclasses.replace(config, microbatches=3)
         Traceback (most recent call last):
-        jaxgpt.errors.UserError: batch_size=4 is not a multiple of microbatches=3; change one
+        jaxgpt.errors.UserError: batch_size=8 is not a multiple of microbatches=3; change one
     """
 
     model: GPTConfig = dataclasses.field(default_factory=GPTConfig)
