@@ -29,7 +29,7 @@ from jaxgpt.training.source import follow_vocabulary
 from jaxgpt.training.step import initial_state, make_step
 
 STEPS = {"quickstart": 120, "shakespeare-char-cpu": 300}
-"""Updates of each preset, of its 600 and 2000."""
+"""Updates of each preset, of its 500 and 2000."""
 NAMES = ("adamw", "muon")
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 TUNED_WITH = 1000

@@ -185,6 +185,8 @@ class TrainConfig:
     """A loss of so many nats above its running mean counts as not finite. None: no loss does."""
     sample_tokens: int = 128
     """Length of the sample written after the last step; 0: none."""
+    sample_prompt: str = ""
+    """What the sample continues. Empty: the beginning of a text."""
     wandb: bool = False
     """Send metrics to Weights & Biases too (pip install 'jaxgpt[wandb]')."""
 

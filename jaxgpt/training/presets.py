@@ -35,7 +35,7 @@ PRESETS: dict[str, Preset] = {
             model=GPTConfig.preset("quickstart"),
             data=DataConfig(tokenizer="bpe-2048"),
             optimizer=OptimizerConfig(1.6e-2, 0.0, warmup_steps=30, name="muon", schedule="linear"),
-            steps=600,
+            steps=500,
             batch_size=8,
             eval_every=100,
             eval_batches=8,

@@ -17,7 +17,8 @@ TEMPERATURE, TOP_P = 0.8, 0.95
 def write_sample(run: Run, model: GPT, console: Console) -> None:
     """Write a sample into the run folder and show it."""
     end = run.tokenizer.end_of_text
-    prompt = [end] if end is not None else run.tokenizer.encode("\n").tolist()
+    prompt = run.tokenizer.encode(run.config.sample_prompt or ("\n" if end is None else "")).tolist()
+    prompt = prompt if end is None else [end, *prompt]
     count, seed = run.config.sample_tokens, run.config.seed
     how: dict[str, Any] = {"temperature": TEMPERATURE, "top_p": TOP_P, "seed": seed, "stop_token": end}
     tokens = generate(model, [prompt], count, **how, slide=True)
