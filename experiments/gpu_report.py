@@ -71,8 +71,8 @@ BOUNDS = {
     "124M, data 8": {"exposed_percent": 37},
     "124M, fsdp 8": {"exposed_percent": 34},
 }
-"""They only go down, and hold for the compilers of jax 0.10.2 and 0.12.0.1. exposed_percent: of the bytes that are sent,
-those sent while no product is computed: the table's gather (fsdp), its gradient, and the first and last block."""
+"""They only go down, and hold for the compilers of jax 0.10.2 and 0.12.0.1. exposed_percent: of the bytes sent, those
+sent while no product is computed: the table's gather (fsdp), its gradient, and the first and last block."""
 
 
 @dataclasses.dataclass(frozen=True)

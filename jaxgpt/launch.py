@@ -76,8 +76,8 @@ def train(
         data: A text's name or path, token ids [N] (the last tenth is validation), or a TokenData.
         model: Start from these weights, which stay yours. A preset takes their architecture.
         folder: The run folder to make, by default runs/NAME-DATE-TIME; with `resume`, the one to go on with.
-        optimizer: Any optax transformation, in place of AdamW with the schedule of `config.optimizer`. It gets the
-            gradient as it is: clip in it. Its state is sharded and saved.
+        optimizer: Any optax transformation, in place of `config.optimizer` and its schedule. It gets the gradient as
+            it is: clip in it. Its state is sharded and saved.
         loss: loss(model, tokens int32[B, T+1], key) -> a scalar, or a scalar and a dict of scalars, which are reported.
         callbacks: Each is called as callback(step, metrics, state, trainer) on the main process, with every line of
             metrics, and may return "stop" or "save". The state is only valid until it returns.
@@ -274,6 +274,7 @@ def _run(
     from jaxgpt.training.display import busy
     from jaxgpt.training.header import print_header
     from jaxgpt.training.loop import run_to_end
+    from jaxgpt.training.loss_curve import show_losses
     from jaxgpt.training.run import check_is_new, resume_command
     from jaxgpt.training.sample import write_sample
     from jaxgpt.training.start import start
@@ -295,7 +296,10 @@ def _run(
     watchdog.set_cure(f"whole checkpoints are kept, start all processes again with {resume_command(run.folder)}")
     with busy(console, "compiling"):
         state, before = start(trainer, console, weights)
-    state = run_to_end(trainer, state, console, callbacks, before)
+    try:
+        state = run_to_end(trainer, state, console, callbacks, before)
+    finally:
+        show_losses(run.folder, console)
     console.print(f"done in {time.perf_counter() - began:.0f} s")
     if trainer.config.sample_tokens and not quiet and run.given_tokenizer is not None:
         write_sample(run, state.model, console)

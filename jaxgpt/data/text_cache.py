@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from jaxgpt.data.corpus import find_texts, read
 from jaxgpt.data.held_back import HELD_BACK, too_short
+from jaxgpt.data.learned import learn, learned_size
 from jaxgpt.data.preparation.inputs import Input
 from jaxgpt.data.preparation.manifest import NAME, write_json
 from jaxgpt.data.preparation.prepare import PROGRESS, prepare_shards
@@ -31,6 +32,8 @@ from jaxgpt.runtime.user_cache import cache_folder
 FORMAT = 2
 SMALL = 4_000_000
 """Bytes of text below which starting processes takes longer than the work."""
+TOKENIZERS = "tokenizers"
+"""The folder, beside the tokens', of what was learnt from texts."""
 SECONDS_A_LEFTOVER_IS_KEPT = 7 * 24 * 3600
 
 log = logging.getLogger(__name__)
@@ -39,13 +42,15 @@ log = logging.getLogger(__name__)
 def prepare_text(source: str, tokenizer: str | Tokenizer, cache: Path | None = None) -> TokenData:
     """The tokens of stdlib, shakespeare, or a text file or folder, made at most once per cache folder.
 
-    The tokenizer is `gpt2`, `char` (the characters of this corpus), a folder's, or one made before, such as a run's.
+    The tokenizer is `gpt2`, `char` (the characters of this corpus), `bpe-2048` (so many byte pairs of this corpus), a
+    folder's, or one made before, such as a run's.
     Files whose names, sizes and times are known are not read again.
 
     Raises:
         UserError: The text is missing, empty, too short, or no text; or the tokenizer cannot spell it.
     """
-    named = tokenizer if tokenizer == CharTokenizer.name else as_tokenizer(tokenizer)
+    of_the_text = tokenizer == CharTokenizer.name or learned_size(tokenizer) is not None
+    named = tokenizer if of_the_text else as_tokenizer(tokenizer)
     folder = (cache or cache_folder()) / "tokens"
     with usable(folder):
         return _prepare_text(source, named, folder)
@@ -86,6 +91,9 @@ def _prepare_text(source: str, named: Tokenizer | str, folder: Path) -> TokenDat
 
 def _documents(name: str, inputs: tuple[Input, ...], tokenizer: Tokenizer | str, cache: Path, digest: str) -> TokenData:
     """A file of JSON lines or of parquet, as `jaxgpt data prepare` makes it; a tenth of the documents is validation."""
+    if learned_size(tokenizer) is not None:
+        settings = Settings(validation=HELD_BACK)
+        tokenizer = learn(str(tokenizer), inputs, settings, digest, cache.parent / TOKENIZERS)
     if isinstance(tokenizer, str):
         raise UserError(
             f"the characters of {name} are not known before it is read: use the gpt2 tokenizer, or a text file"
@@ -107,7 +115,7 @@ def _documents(name: str, inputs: tuple[Input, ...], tokenizer: Tokenizer | str,
 
 def _prepared(text: Text, tokenizer: Tokenizer | str, cache: Path) -> TokenData:
     """The tokens of a text, from the cache or made now. One process makes them while the others wait."""
-    chosen = CharTokenizer("".join(sorted(text.characters))) if isinstance(tokenizer, str) else tokenizer
+    chosen = _own_tokenizer(text, tokenizer, cache) if isinstance(tokenizer, str) else tokenizer
     digest = _digest([FORMAT, HELD_BACK, text.source_hash, text.name == "stdlib", chosen.spec()])
     folder = cache / f"{text.name}-{chosen.name}-{digest}"
     cache.mkdir(parents=True, exist_ok=True)
@@ -133,6 +141,15 @@ def _prepared(text: Text, tokenizer: Tokenizer | str, cache: Path) -> TokenData:
             shutil.rmtree(folder)
             raise too_short("validation")
         return _open(folder)
+
+
+def _own_tokenizer(text: Text, name: str, cache: Path) -> Tokenizer:
+    """The text's characters, or its byte pairs."""
+    if name == CharTokenizer.name:
+        return CharTokenizer("".join(sorted(text.characters)))
+    return learn(
+        name, text.inputs, Settings(), f"{text.name == 'stdlib'} {text.source_hash}", cache.parent / TOKENIZERS
+    )
 
 
 def _open(folder: Path) -> TokenData:

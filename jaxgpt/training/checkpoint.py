@@ -225,7 +225,7 @@ class Checkpoints:
                 optimizers = all(path.split(".")[0] in ("opt_state", "moments") for path in missing)
                 raise self._damaged(
                     step,
-                    "it was saved with another optimizer: pass the one that the run began with"
+                    "it was saved with another optimizer: name the one that the run began with (--optimizer.name)"
                     if optimizers
                     else f"on one side only: {', '.join(sorted(missing)[:3])}",
                 )

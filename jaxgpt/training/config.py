@@ -32,8 +32,8 @@ class DataConfig:
     """stdlib (Python's own source and documentation), shakespeare, the path of a text file or folder, a folder made by
     `jaxgpt data prepare`, or token files of nanoGPT, llm.c, modded-nanogpt or NeMo. None: it must be named."""
     tokenizer: str = "gpt2"
-    """gpt2: the 50257 byte-pair tokens of GPT-2. char: one token for each character of the text. A folder: its own.
-    Prepared data have theirs."""
+    """gpt2: the 50257 byte-pair tokens of GPT-2. bpe-2048: at most so many, learnt from the text itself (of a mixture:
+    from the first). char: one token for each character of the text. A folder: its own. Prepared data have theirs."""
     mixture: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """SOURCE=WEIGHT, once for each source: rows from all of them, in place of `source`."""
     val_source: str | None = None
@@ -64,7 +64,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019, algorithm 2) under a linear warm-up and a cosine.
+    """An optimizer and its learning rate: by default AdamW under a linear warm-up and a cosine.
 
     Raises UserError where a number is outside its range.
 
@@ -77,15 +77,25 @@ class OptimizerConfig:
     learning_rate: float = 6e-4
     """The peak, reached after the warm-up."""
     final_learning_rate: float = 6e-5
-    """Where the cosine ends, at the last step."""
+    """Where the schedule ends, at the last step."""
     warmup_steps: int = 100
     """Steps of linear rise from 0."""
+    schedule: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
+    """After the warm-up. cosine, linear: fall to the final rate. wsd: the peak, then a linear fall (Hu et al. 2024).
+    constant: the peak."""
+    cooldown: float = 0.2
+    """The share of the steps, at their end, over which wsd falls."""
+    name: Literal["adamw", "muon", "lion", "sgd"] = "adamw"
+    """adamw (Loshchilov & Hutter 2019), muon (Jordan et al. 2024; tables and vectors by AdamW, for which the same
+    learning rate is right), lion (Chen et al. 2023; wants a tenth of the rate), or sgd with momentum."""
     weight_decay: float = 0.1
     """On matrices and embedding tables; never on biases and LayerNorms."""
     beta1: float = 0.9
     """Decay of the gradient's running mean."""
     beta2: float = 0.95
-    """Decay of the squared gradient's running mean."""
+    """Decay of the squared gradient's running mean; of lion, of the momentum."""
+    momentum: float = 0.95
+    """Of muon's matrices and of sgd: the decay of the gradients' running sum."""
     clip_norm: float = 1.0
     """Gradients are scaled down to at most this global norm."""
 
@@ -97,7 +107,9 @@ class OptimizerConfig:
         for name in ("final_learning_rate", "warmup_steps", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name}={getattr(self, name)} must not be below 0")
-        for name in ("beta1", "beta2"):
+        if not 0 < self.cooldown <= 1:
+            raise UserError(f"cooldown={self.cooldown} is a share of the steps: it must be above 0 and at most 1")
+        for name in ("beta1", "beta2", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
 
@@ -116,7 +128,7 @@ class TrainConfig:
         True
         >>> dataclasses.replace(config, microbatches=3)
         Traceback (most recent call last):
-        jaxgpt.errors.UserError: batch_size=4 is not a multiple of microbatches=3; change one
+        jaxgpt.errors.UserError: batch_size=8 is not a multiple of microbatches=3; change one
     """
 
     model: GPTConfig = dataclasses.field(default_factory=GPTConfig)
@@ -175,6 +187,8 @@ class TrainConfig:
     """A loss of so many nats above its running mean counts as not finite. None: no loss does."""
     sample_tokens: int = 128
     """Length of the sample written after the last step; 0: none."""
+    sample_prompt: str = ""
+    """What the sample continues. Empty: the beginning of a text."""
     wandb: bool = False
     """Send metrics to Weights & Biases too (pip install 'jaxgpt[wandb]')."""
 

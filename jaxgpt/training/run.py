@@ -38,7 +38,7 @@ MUST_STAY = ("model", "data", "seed", "batch_size", "init", "distill")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run folder: config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, samples/.
+    """A run folder: config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, samples/, loss.png, README.txt.
 
     Example:
         >>> import tempfile, jaxgpt

@@ -132,7 +132,7 @@ def train_step(
     strategy: dict[str, Any] = {"zero": config.zero, "remat": remat, "grad_dtype": config.grad_dtype}
     gradient = value_and_grad(loss, mesh, microbatches=config.microbatches, **strategy)
     (value, aux), grads, grad_norm = gradient(state.model, tokens, key, *frozen)
-    model, opt_state = _update(state, grads, grad_norm, config, optimizer)
+    model, opt_state = _update(state, grads, grad_norm, config, optimizer, mesh)
     rate = _learning_rate(state, opt_state, config, optimizer)
 
     bad = ~jnp.isfinite(value + grad_norm)
@@ -149,11 +149,16 @@ def train_step(
 
 
 def _update(
-    state: TrainState, grads: GPT, grad_norm: Float[Array, ""], config: TrainConfig, optimizer: Optimizer | None
+    state: TrainState,
+    grads: GPT,
+    grad_norm: Float[Array, ""],
+    config: TrainConfig,
+    optimizer: Optimizer | None,
+    mesh: Mesh,
 ) -> tuple[GPT, optax.OptState]:
     """The model and the optimizer's state after the update. An optimizer of one's own gets the gradient unclipped."""
     if optimizer is None:
-        optimizer = make_optimizer(config.optimizer, config.steps)
+        optimizer = make_optimizer(config.optimizer, config.steps, mesh)
         grads = clip(grads, grad_norm, config.optimizer.clip_norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.model)  # type: ignore[arg-type]
     return optax.apply_updates(state.model, updates), opt_state  # type: ignore[arg-type, return-value]

@@ -28,6 +28,7 @@ from jaxgpt.training.checkpoint import Checkpoints, Which
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.lock import run_lock
 from jaxgpt.training.memory import check_parameters_fit, check_state_fits, memory_errors, memory_limit
+from jaxgpt.training.readme import write_readme
 from jaxgpt.training.run import (
     Run,
     check_is_new,
@@ -55,7 +56,7 @@ class Trainer:
     Args:
         config: A preset's name or a TrainConfig.
         mesh: The devices; by default made by `config.mesh`.
-        optimizer: Any optax transformation, in place of AdamW; it gets the gradient unclipped.
+        optimizer: Any optax transformation, in place of the config's; it gets the gradient unclipped.
         loss: loss(model, tokens int32[B, T+1], key) -> a scalar, or a scalar and a dict of scalars.
         data: A text's name or path, token ids [N], or a TokenData; by default `config.data`.
         folder: The run folder, for `save` and `restore`. None: `save` makes runs/NAME-DATE-TIME.
@@ -292,6 +293,7 @@ class Trainer:
                 self.checkpoints.save(weights())
                 self.checkpoints.wait()
         on_main_process(lambda: write_config(run))
+        on_main_process(lambda: write_readme(run))
         return run
 
     def _lock(self) -> None:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from jaxgpt.commands.train import _preset
 from jaxgpt.evaluation.evaluate import evaluate
 from jaxgpt.evaluation.tasks.run import TASKS
 from jaxgpt.training.run import read_run
+from jaxgpt.training.sample import folded
 from tests.runs import EVAL_EVERY, STEPS, jaxgpt, lines, quick_compilation, start, state, steps_saved, write_text
 from tests.training.test_metrics import scalars
 
@@ -114,7 +116,7 @@ def test_what_is_not_known_is_refused_in_one_line(arguments, message, text, tmp_
         (("--model.num-kv-heads", "3"), "num_heads=4 is not a multiple of num_kv_heads=3"),
         (("--model.window", "0"), "window=0 sees nothing"),
         (("--model.position", "learnt"), "learned"),
-        (("--microbatches", "3"), "batch_size=4 is not a multiple of microbatches=3"),
+        (("--microbatches", "3"), "batch_size=8 is not a multiple of microbatches=3"),
         (("--data.tokenizer", "bytes"), "--data.tokenizer"),
     ],
     ids=spelled,
@@ -272,6 +274,8 @@ def test_training_leaves_the_folder_of_the_contract(trained):
         "metrics.jsonl",
         "checkpoints",
         "samples",
+        "loss.png",
+        "README.txt",
     }
     assert json.loads((trained / "config.json").read_text())["config"]["steps"] == STEPS
     found = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
@@ -296,12 +300,13 @@ def test_training_prints_plain_lines_and_learns(trained):
     assert after < before - 0.5
     assert f"validation loss {after:.3f}" in out
     assert f"{trained.parent / 'text.txt'}: " in out
-    assert (trained / "samples" / f"{STEPS}.txt").read_text() in out
+    assert folded((trained / "samples" / f"{STEPS}.txt").read_text()) in out
+    assert re.search(r"^loss    4\.\d+ [▁▂▃▄▅▆▇█]{40} \d\.\d+$", out, re.MULTILINE)
 
 
 def test_the_sample_is_what_the_saved_model_writes(trained):
     """Parameters in the folder are those that training ended with."""
-    found = jaxgpt("generate", trained, "--prompt", "\n", "--max-new-tokens", 16, "--temperature", 0.8)
+    found = jaxgpt("generate", trained, "--prompt", "\n", "--max-new-tokens", 16, "--temperature", 0.8, "--top-p", 0.95)
     assert (found.code, found.err) == (0, "")
     assert found.out == (trained / "samples" / f"{STEPS}.txt").read_text() + "\n"
 

@@ -182,7 +182,7 @@ def test_a_run_can_be_moved(run, tmp_path):
     ("wrong", "message"),
     [
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"microbatches": 3}, "batch_size=4 is not a multiple of microbatches=3"),
+        ({"microbatches": 3}, "batch_size=8 is not a multiple of microbatches=3"),
         ({"seed": -1}, "seed=-1 must not be below 0"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -226,10 +226,17 @@ def _text_of_row(name: str, text: Any, settings: Settings) -> str:
     return text
 
 
-_TEXT_OF = {"file": _text_of_file, "line": _text_of_line, "row": _text_of_row}
+_TEXT_OF = {"file": _text_of_file, "line": _text_of_line, "row": _text_of_row, "piece": _text_of_row}
 
 
-def read_texts(inputs: tuple[Input, ...], settings: Settings) -> Iterator[str]:
-    """The documents of all inputs, a long one in pieces, one after another."""
-    for block in read_blocks(inputs, settings.field, settings.errors, START):
-        yield from (text for _, text in _texts(block, settings, Tokenised()))
+def read_texts(inputs: Sequence[Input], settings: Settings, split: Split | None = None) -> Iterator[str]:
+    """The documents of all inputs, or of one split, a long one in pieces, one after another."""
+    kept = [one for one in inputs if split is None or one.split in (None, split)]
+    for block in read_blocks(tuple(kept), settings.field, settings.errors, START):
+        for _, text in _texts(block, settings, Tokenised()):
+            if (
+                split is None
+                or block.split == split
+                or (block.split is None and split_of(text.encode(), settings) == split)
+            ):
+                yield text
