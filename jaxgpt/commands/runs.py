@@ -12,14 +12,15 @@ from rich.table import Table
 
 from jaxgpt.commands.output import print_table, say
 from jaxgpt.errors import UserError
+from jaxgpt.runtime.user_cache import runs_folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """List runs: what they train, how far they are, how good, when, and their size on disk."""
 
-    folder: tyro.conf.Positional[Path] = Path("runs")
-    """Where to look: a folder of runs, at any depth."""
+    folder: tyro.conf.Positional[Path] = dataclasses.field(default_factory=runs_folder)
+    """Where to look: a folder of runs, at any depth. By default where `jaxgpt train` makes them."""
     json: bool = False
     """Print the list as JSON."""
 
@@ -49,7 +50,9 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{chosen.folder} is not a folder: name the one that your runs are in")
     found = sorted((summarize(folder) for folder in find_runs(chosen.folder)), key=lambda run: run.changed)
     if not found:
-        raise UserError(f"there is no run below {chosen.folder}: `jaxgpt train` makes one, by default in runs/")
+        raise UserError(
+            f"there is no run below {chosen.folder}: `jaxgpt train` makes one, by default in {runs_folder()}/"
+        )
     if chosen.json:
         say(json.dumps([run._asdict() for run in found]))
     else:
