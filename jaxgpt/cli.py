@@ -21,6 +21,7 @@ COMMANDS = {
     "convert": "write a model for another library, with other attention if you like",
     "plan": "what a run will need and send, before it runs",
     "data": "turn text of any size into token shards to train on",
+    "completion": "print what makes a shell complete commands and flags",
     "verify": "compare a model with transformers, number by number",
 }
 """The subcommands; each is the module of that name in jaxgpt.commands, and its `main(arguments)`."""
