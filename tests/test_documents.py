@@ -185,8 +185,8 @@ def flags() -> set[str]:
     return set(re.findall(r"--[a-z][\w.-]*", shown))
 
 
-ELSEWHERE = {"--dist", "--run-path", "--no-python", "--help", "--version"}
-"""Flags of pytest, torchrun and the like."""
+ELSEWHERE = {"--dist", "--run-path", "--no-python", "--help", "--help-all", "--version", "--logdir", "--lr"}
+"""Flags of pytest, torchrun and the like, and those that print and end."""
 
 
 @pytest.mark.parametrize("page", HELD, ids=name)

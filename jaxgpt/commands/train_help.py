@@ -12,7 +12,7 @@ preset  quickstart (the default)   a small GPT on Python's own text: no network
 run     --run FOLDER               the folder to make (runs/PRESET-DATE-TIME)
         --resume FOLDER            go on with a run, from its newest checkpoint
         --dry-run                  what a step and the run would cost
-        --config FILE              settings from a file, as --print-config prints
+        --config FILE              settings in a file, as of --print-config
 text    --data.source TEXT         stdlib, shakespeare, a file, folder or shards
         --data.tokenizer WHAT      gpt2, char, or a folder
 model   --init SOURCE              start from weights: GPT-2, a run, a file
@@ -24,7 +24,7 @@ steps   --steps N                  also --batch-size N, --microbatches N
         --model.dtype bfloat16     compute in 16 bits, on a GPU
 devices --mesh.fsdp N              shard over N devices; --mesh.data N copies
         --distributed              this is one of several processes
-watch   --trackers LIST            of tensorboard, csv, wandb
+watch   --trackers LIST            of tensorboard, csv, wandb; --profile 10:20
 """
 
 

@@ -192,13 +192,13 @@ def test_a_terminal_says_what_a_start_does():
     assert "compiling 0 s" in shown.get()
 
 
-def test_a_terminal_of_80_columns_shows_the_whole_bar(monkeypatch):
+def test_a_terminal_of_80_columns_shows_the_whole_bar():
     console = Console(force_terminal=True, width=80, no_color=True)
     line = {"step": 295, "loss": 5.741, "tokens_per_second": 3700.0, "tokens": 302_080, "seconds": 80.0}
     with console.capture() as shown, Display(console, 0, 300) as display:
         display.show(line, seconds_left=55.2)
-    shown = shown.get().splitlines()[-1]
-    assert re.search(r"step 295/300 .+ loss 5.741  3,700 tokens/s  302k tokens 0 s, 55 s left", shown)
+    bar = r"step 295/300 \S+ loss 5.741  3,700 tokens/s  302k tokens 0 s, 55 s left"
+    assert any(re.fullmatch(bar, line) and len(line) <= 80 for line in re.split(r"[\r\n]|\x1b\[\??\d*\w", shown.get()))
 
 
 def test_lines_say_both_utilisations(tmp_path):
