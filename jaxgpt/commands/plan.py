@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from jaxgpt.commands.flags import flags_of, refuse_foreign, take_name
+from jaxgpt.commands.foreign_flags import FOREIGN
 from jaxgpt.errors import UserError
 from jaxgpt.inspect.hardware import UTILISATION, Device, Fabric
 from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.presets import PRESETS
 
 if TYPE_CHECKING:
     from jaxgpt.inspect.plan import Plan
@@ -30,9 +33,9 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     """Compile a preset's step for devices that need not be here, and print what it needs and sends."""
-    flags = list(arguments)
-    preset = flags.pop(0) if flags and not flags[0].startswith("-") else "quickstart"
-    default = Arguments(TrainConfig.preset(preset))
+    flags, known = list(arguments), flags_of(Arguments) | {"--help": 0, "-h": 0}
+    refuse_foreign(flags, known, FOREIGN)
+    default = Arguments(TrainConfig.preset(take_name(flags, known, PRESETS) or "quickstart"))
     description = "What a run will need and what it will send, before it runs. Takes the flags of `jaxgpt train` too."
     chosen = tyro.cli(Arguments, prog="jaxgpt plan [PRESET]", description=description, args=flags, default=default)
     if chosen.devices < 1:

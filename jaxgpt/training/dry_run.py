@@ -1,6 +1,7 @@
 """What a run would cost: everything up to its first step is done, and a few steps on a copy of its state are timed."""
 
 import dataclasses
+import math
 import resource
 import shutil
 import statistics
@@ -32,7 +33,7 @@ LONG_STEP = 3e11
 
 
 class Cost(NamedTuple):
-    """Seconds, and bytes of one device."""
+    """Seconds, and bytes of one device; on CPUs, which share memory, of all devices of this process."""
 
     compiling: float
     step: float
@@ -44,7 +45,9 @@ class Cost(NamedTuple):
     state: int
     """Of that, parameters and the optimizer's state."""
     peak: int
-    """The most that was in use. On CPUs: of this process, all devices together."""
+    """The most that was in use."""
+    saved: int
+    """A checkpoint's."""
 
 
 def measure(trainer: Trainer, console: Console, weights: Callable[[], TrainState] | None = None) -> Cost:
@@ -61,14 +64,16 @@ def measure(trainer: Trainer, console: Console, weights: Callable[[], TrainState
         step, validation = _time(smaller, state)
     factor = trainer.config.batch_size / smaller.config.batch_size
     like = abstract_state(trainer.config, trainer.mesh, trainer.optimizer)
+    sharing = trainer.mesh.local_mesh.size if memory_limit(trainer.mesh) is None else 1
     return Cost(
         compiling,
         step * factor,
         validation * factor * trainer.config.eval_batches,
         smaller.config.batch_size,
-        needed,
-        bytes_per_device(like),
+        needed * sharing,
+        bytes_per_device(like) * sharing,
         _peak_memory(trainer.mesh),
+        sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(like)),
     )
 
 
@@ -141,16 +146,16 @@ def cost_rows(config: TrainConfig, mesh: Mesh, cost: Cost, steps: int, folder: P
     limit, place = memory_limit(mesh), "each device"
     if limit is None:
         limit, place = host_memory_limit(), "this machine"
-    saved = cost.state * mesh.size
     kept = min(validations, config.keep_checkpoints + 1)
-    where = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    mounted = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(mounted).free
     return {
         "step": f"{_seconds(cost.step)}: {speed:,.0f} tokens/s{share} ({how})",
         "time": f"{duration(total)}: {steps:,} steps {duration(training)}, {validations} validations "
         f"{duration(validating)}, compiling {duration(cost.compiling)}",
         "memory": f"{cost.needed / 1e9:,.2f} GB in a step, {cost.state / 1e9:,.2f} of it state; at most "
         f"{cost.peak / 1e9:,.2f} were in use; {place} has {limit / 1e9:,.1f}",
-        "disk": f"{kept} checkpoints of {saved / 1e6:,.0f} MB; {shutil.disk_usage(where).free / 1e9:,.1f} GB are free",
+        "disk": f"{kept} checkpoints of {cost.saved / 1e6:,.0f} MB; {free / 1e9:,.1f} GB are free",
     }
 
 

@@ -31,7 +31,7 @@ def test_a_long_step_is_predicted_from_one_of_fewer_sequences(monkeypatch):
     assert dry_run._smaller(trainer) is trainer
     monkeypatch.setattr(dry_run, "LONG_STEP", 1)
     assert dry_run._smaller(trainer).config == dataclasses.replace(trainer.config, batch_size=1)
-    cost = Cost(60.0, 2.0, 30.0, 1, 10**9, 10**9, 10**9)
+    cost = Cost(60.0, 2.0, 30.0, 1, 10**9, 10**9, 10**9, 10**9)
     told = cost_rows(TINY, TINY.mesh.make(), cost, 40, Path("runs"))["step"]
     assert told == "2.00 s: 64 tokens/s (predicted: 5 steps of 1 of the 4 sequences were timed)"
 
@@ -45,7 +45,7 @@ def test_a_dry_run_of_a_run_leaves_it_as_it_was(trained):
 
 
 def test_hours_are_steps_and_validations_and_compiling(tmp_path):
-    cost = Cost(60.0, 2.0, 30.0, rows=4, needed=2 * 10**9, state=10**9, peak=3 * 10**9)
+    cost = Cost(60.0, 2.0, 30.0, rows=4, needed=2 * 10**9, state=10**9, peak=3 * 10**9, saved=10**9)
     config = dataclasses.replace(TINY, steps=3600, eval_every=1000)
     rows = cost_rows(config, TINY.mesh.make(), cost, 3600, tmp_path)
     assert rows["step"] == "2.00 s: 64 tokens/s (median of 5)"
@@ -56,7 +56,7 @@ def test_hours_are_steps_and_validations_and_compiling(tmp_path):
 
 def test_the_utilisation_is_told_by_both_formulas_where_the_peak_is_known(tmp_path, monkeypatch):
     monkeypatch.setattr(dry_run, "utilisation_per_token", lambda *_: {"mfu": 0.005, "mfu_causal": 0.004})
-    cost = Cost(60.0, 2.0, 30.0, 4, 10**9, 10**9, 10**9)
+    cost = Cost(60.0, 2.0, 30.0, 4, 10**9, 10**9, 10**9, 10**9)
     rows = cost_rows(TINY, TINY.mesh.make(), cost, 40, tmp_path)
     assert rows["step"] == "2.00 s: 64 tokens/s, MFU 32.0 % (25.6 causal) (median of 5)"
 
