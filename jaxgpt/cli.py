@@ -38,7 +38,7 @@ Each has its own --help. `jaxgpt train` alone needs nothing else."""
 def main() -> int:
     """Run the command line; returns the exit code: 0 done, 2 what was asked for is not possible, 130 interrupted."""
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
-    if name in ("-h", "--help"):
+    if name in ("-h", "--help", "help"):
         print(USAGE.format("\n".join(f"  {command:<10} {purpose}" for command, purpose in COMMANDS.items())))
         return 0
     if name == "--version":
@@ -49,6 +49,8 @@ def main() -> int:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         return _refuse(f"there is no command {name!r}; " + (f"did you mean {close[0]!r}?" if close else "see --help"))
+    if os.environ.get("NO_COLOR"):
+        os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")  # tyro does not know NO_COLOR
     _keep_programs()
     avoid_wrong_sums()
     gc.set_threshold(100_000, 20, 20)  # a start makes a million objects that stay: 0.4 of 5.2 s went into sorting them

@@ -47,7 +47,9 @@ def main(arguments: list[str]) -> int:
     """Print the runs below a folder, the newest last; returns the exit code."""
     chosen = tyro.cli(Arguments, prog="jaxgpt runs", args=arguments)
     if not chosen.folder.is_dir():
-        raise UserError(f"{chosen.folder} is not a folder: name the one that your runs are in")
+        raise UserError(
+            f"{chosen.folder} is not a folder: `jaxgpt train` makes runs in {runs_folder()}/, or name yours"
+        )
     found = sorted((summarize(folder) for folder in find_runs(chosen.folder)), key=lambda run: run.changed)
     if not found:
         raise UserError(
