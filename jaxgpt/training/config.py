@@ -267,7 +267,7 @@ class TrainConfig:
 
 def _with_trackers(fields: dict[str, Any]) -> dict[str, Any]:
     """Runs of earlier versions have a field `wandb`, and always write TensorBoard's file."""
-    fields = dict(fields)
+    fields = {**fields}
     if fields.pop("wandb", False) is True:
         fields["trackers"] = "tensorboard,wandb"
     return fields
