@@ -148,14 +148,13 @@ def cost_rows(config: TrainConfig, mesh: Mesh, cost: Cost, steps: int, folder: P
         limit, place = host_memory_limit(), "this machine"
     kept = min(validations, config.keep_checkpoints + 1)
     mounted = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(mounted).free
     return {
         "step": f"{_seconds(cost.step)}: {speed:,.0f} tokens/s{share} ({how})",
         "time": f"{duration(total)}: {steps:,} steps {duration(training)}, {validations} validations "
         f"{duration(validating)}, compiling {duration(cost.compiling)}",
-        "memory": f"{cost.needed / 1e9:,.2f} GB in a step, {cost.state / 1e9:,.2f} of it state; at most "
-        f"{cost.peak / 1e9:,.2f} were in use; {place} has {limit / 1e9:,.1f}",
-        "disk": f"{kept} checkpoints of {cost.saved / 1e6:,.0f} MB; {free / 1e9:,.1f} GB are free",
+        "memory": f"{_size(cost.needed)} in a step, {_size(cost.state)} of it state; at most {_size(cost.peak)} "
+        f"were in use; {place} has {_size(limit)}",
+        "disk": f"{kept} checkpoints of {_size(cost.saved)}; {_size(shutil.disk_usage(mounted).free)} are free",
     }
 
 
@@ -168,3 +167,13 @@ def _seconds(seconds: float) -> str:
     if seconds >= 10:
         return duration(seconds)
     return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _size(number: float) -> str:
+    """Bytes in a unit that suits.
+
+    >>> _size(230_400), _size(41_000_000), _size(2_000_000_000), _size(25.3e9)
+    ('230 kB', '41 MB', '2 GB', '25.3 GB')
+    """
+    unit, size = next(((name, size) for name, size in (("GB", 1e9), ("MB", 1e6)) if number >= size), ("kB", 1e3))
+    return f"{number / size:.3g} {unit}"

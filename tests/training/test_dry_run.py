@@ -50,8 +50,8 @@ def test_hours_are_steps_and_validations_and_compiling(tmp_path):
     rows = cost_rows(config, TINY.mesh.make(), cost, 3600, tmp_path)
     assert rows["step"] == "2.00 s: 64 tokens/s (median of 5)"
     assert rows["time"] == "2 h 3 min: 3,600 steps 2 h 0 min, 5 validations 2 min 30 s, compiling 1 min 0 s"
-    assert rows["memory"].startswith("2.00 GB in a step, 1.00 of it state; at most 3.00 were in use; this machine has")
-    assert rows["disk"].startswith("3 checkpoints of 1,000 MB; ")
+    assert rows["memory"].startswith("2 GB in a step, 1 GB of it state; at most 3 GB were in use; this machine has")
+    assert rows["disk"].startswith("3 checkpoints of 1 GB; ")
 
 
 def test_the_utilisation_is_told_by_both_formulas_where_the_peak_is_known(tmp_path, monkeypatch):
