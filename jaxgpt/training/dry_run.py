@@ -21,7 +21,7 @@ from jaxgpt.parallel.sharding import bytes_per_device
 from jaxgpt.runtime.host_memory import LARGEST_KEPT, host_memory_limit, return_freed_memory
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.display import busy, duration
-from jaxgpt.training.memory import memory_limit
+from jaxgpt.training.memory import CURE, memory_limit
 from jaxgpt.training.metrics import utilisation_per_token
 from jaxgpt.training.state import TrainState, abstract_state
 from jaxgpt.training.trainer import Trainer
@@ -146,6 +146,7 @@ def cost_rows(config: TrainConfig, mesh: Mesh, cost: Cost, steps: int, folder: P
     limit, place = memory_limit(mesh), "each device"
     if limit is None:
         limit, place = host_memory_limit(), "this machine"
+    cure = f": too little, {CURE.format(microbatches=config.microbatches)}" if cost.needed > limit else ""
     kept = min(validations, config.keep_checkpoints + 1)
     mounted = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     return {
@@ -153,7 +154,7 @@ def cost_rows(config: TrainConfig, mesh: Mesh, cost: Cost, steps: int, folder: P
         "time": f"{duration(total)}: {steps:,} steps {duration(training)}, {validations} validations "
         f"{duration(validating)}, compiling {duration(cost.compiling)}",
         "memory": f"{_size(cost.needed)} in a step, {_size(cost.state)} of it state; at most {_size(cost.peak)} "
-        f"were in use; {place} has {_size(limit)}",
+        f"were in use; {place} has {_size(limit)}{cure}",
         "disk": f"{kept} checkpoints of {_size(cost.saved)}; {_size(shutil.disk_usage(mounted).free)} are free",
     }
 

@@ -67,3 +67,8 @@ def test_a_dry_run_refuses_what_a_run_would(flag, tmp_path):
     given = {"--data.source": text, "--run": tmp_path / "run"} | {flag: tmp_path if flag == "--run" else "nowhere"}
     outcome = jaxgpt("train", "tiny", "--dry-run", *(word for pair in given.items() for word in pair))
     assert outcome.code == 2
+
+
+def test_a_step_that_does_not_fit_is_told_with_the_cure(tmp_path):
+    cost = Cost(60.0, 2.0, 30.0, 4, 10**15, 10**9, 10**9, 10**9)
+    assert ": too little, make --batch-size smaller" in cost_rows(TINY, TINY.mesh.make(), cost, 40, tmp_path)["memory"]
