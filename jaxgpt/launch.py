@@ -1,7 +1,6 @@
 """`jaxgpt.train`: a whole training run by one call. The command `jaxgpt train` is a caller of it."""
 
 import dataclasses
-import difflib
 import json
 import sys
 import time
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from jaxgpt.errors import UserError
 from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.override import field_name, override
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -95,29 +95,57 @@ def train(
         >>> result.history[-1]["loss"] < result.history[1]["loss"]
         True
     """
-    from jaxgpt.runtime.processes import check_agreement
-    from jaxgpt.training.trainer import Trainer
+    from jaxgpt.runtime.processes import is_main_process
+    from jaxgpt.training.display import busy
 
     name = config if isinstance(config, str) else "quickstart" if config is None and not resume else "run"
     config = override(_architecture(_config(config, folder, resume), name, model), overrides)
-    check_agreement({"resume": resume, "run": str(folder), "config": config.to_dict(), **_what_decides_numbers()})
-    check_agreement({"weights": _fingerprints(config, resume)})
-    trainer = Trainer(
-        config,
-        data=data,
-        folder=folder,
-        optimizer=optimizer,
-        loss=loss,
-        mesh=mesh,
-        teacher=_teacher(config, mesh),
-        tokenizer=_tokenizer(config, folder if resume else None),
-        vocabulary_by_hand=model is not None or any(_field(name) == "model.vocab_size" for name in overrides),
-    )
+    by_hand = model is not None or _is_vocabulary_given(overrides)
+    given: dict[str, Any] = {"data": data, "optimizer": optimizer, "loss": loss, "mesh": mesh}
+    console = _console(quiet=quiet or not is_main_process())  # only one process speaks
+    with busy(console, "reading the text"):
+        trainer = _trainer(config, folder, resume, vocabulary_by_hand=by_hand, **given)
     trainer.name = name
     if model is not None:
         trainer.from_python["model"] = "a model"
     with trainer:
-        return _run(trainer, _weights(trainer, model), resume, callbacks, quiet)
+        return _run(trainer, _weights(trainer, model), resume, callbacks, console, quiet)
+
+
+def dry_run(config: TrainConfig, *, folder: str | Path, resume: bool = False, **overrides: Any) -> None:
+    """Do what `train` does before its first step, and print what that step and the run would cost. Keeps nothing.
+
+    Raises UserError where `train` would.
+    """
+    from jaxgpt.runtime.processes import is_main_process
+    from jaxgpt.training.dry_run import measure, print_cost
+    from jaxgpt.training.header import print_header
+
+    config = override(config, overrides)
+    console = _console(quiet=not is_main_process())
+    with _trainer(config, folder, resume, vocabulary_by_hand=_is_vocabulary_given(overrides)) as trainer:
+        print_header(trainer, console)
+        print_cost(trainer, measure(trainer, console, _weights(trainer, None)), console)
+
+
+def _is_vocabulary_given(overrides: dict[str, Any]) -> bool:
+    return any(field_name(name) == "model.vocab_size" for name in overrides)
+
+
+def _trainer(config: TrainConfig, folder: str | Path | None, resume: bool, **given: Any) -> "Trainer":
+    """The trainer of a config, with what the config names: a teacher, a source's tokenizer."""
+    from jaxgpt.runtime.processes import check_agreement
+    from jaxgpt.training.trainer import Trainer
+
+    check_agreement({"resume": resume, "run": str(folder), "config": config.to_dict(), **_what_decides_numbers()})
+    check_agreement({"weights": _fingerprints(config, resume)})
+    teacher, tokenizer = _teacher(config, given.get("mesh")), _tokenizer(config, folder if resume else None)
+    return Trainer(config, folder=folder, teacher=teacher, tokenizer=tokenizer, **given)
+
+
+def _console(*, quiet: bool) -> Console:
+    """Prints what it is given: paths and samples may hold what rich would read as markup."""
+    return Console(highlight=False, markup=False, emoji=False, quiet=quiet)
 
 
 def _what_decides_numbers() -> dict[str, Any]:
@@ -160,32 +188,6 @@ def _architecture(config: TrainConfig, name: str, model: "GPT | None") -> TrainC
     if model is None or (name == "run" and config.model != TrainConfig().model):
         return config
     return dataclasses.replace(config, model=model.config)
-
-
-def override(config: TrainConfig, fields: dict[str, Any]) -> TrainConfig:
-    """The config with fields changed, by their names or by dotted ones. Raises UserError on one that is not there."""
-    changes: dict[str, dict[str, Any]] = {}
-    for given, value in fields.items():
-        outer, _, inner = _field(given).rpartition(".")
-        changes.setdefault(outer, {})[inner] = value
-    top = changes.pop("", {})  # all at once: two fields may only fit each other when both have changed
-    nested = {outer: dataclasses.replace(getattr(config, outer), **inner) for outer, inner in changes.items()}
-    return dataclasses.replace(config, **top, **nested)
-
-
-def _field(given: str) -> str:
-    """The dotted name of a field of the config, such as optimizer.learning_rate, which learning_rate alone says too."""
-    names = []
-    for field in dataclasses.fields(TrainConfig):
-        default = field.default_factory() if callable(field.default_factory) else None
-        nested = dataclasses.fields(default) if dataclasses.is_dataclass(default) else ()
-        names += [f"{field.name}.{inner.name}" for inner in nested] or [field.name]
-    dotted = given.replace("__", ".")
-    found = [name for name in names if name == dotted] or [name for name in names if name.endswith(f".{dotted}")]
-    if len(found) != 1:
-        close = found or difflib.get_close_matches(dotted, [*names, *(name.split(".")[-1] for name in names)])
-        raise UserError(f"{given!r} is no field of TrainConfig; did you mean {' or '.join(close) or 'steps'}?")
-    return found[0]
 
 
 def _teacher(config: TrainConfig, mesh: "Mesh | None") -> "GPT | None":
@@ -265,11 +267,12 @@ def _run(
     weights: "Callable[[], TrainState] | None",
     resume: bool,
     callbacks: "Sequence[Callback]",
+    console: Console,
     quiet: bool,
 ) -> TrainResult:
     """Make or open the folder, train, and write a sample."""
     from jaxgpt.runtime import watchdog
-    from jaxgpt.runtime.processes import check_agreement, is_main_process
+    from jaxgpt.runtime.processes import check_agreement
     from jaxgpt.runtime.signals import set_resume_command
     from jaxgpt.training.display import busy
     from jaxgpt.training.header import print_header
@@ -279,8 +282,6 @@ def _run(
     from jaxgpt.training.sample import write_sample
     from jaxgpt.training.start import start
 
-    # Prints what it is given: paths and samples may hold what rich would read as markup. Only one process speaks.
-    console = Console(highlight=False, markup=False, emoji=False, quiet=quiet or not is_main_process())
     if trainer.folder is not None and not resume:
         check_is_new(trainer.folder)
     devices = [int(device.id) for device in trainer.mesh.devices.flat]

@@ -15,6 +15,8 @@ from jaxgpt.parallel.mesh import MeshConfig
 CORPORA = ("stdlib", "shakespeare")
 """Texts with a name; any other source is a path."""
 
+TRACKERS = ("tensorboard", "csv", "wandb")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -189,8 +191,11 @@ class TrainConfig:
     """Length of the sample written after the last step; 0: none."""
     sample_prompt: str = ""
     """What the sample continues. Empty: the beginning of a text."""
-    wandb: bool = False
-    """Send metrics to Weights & Biases too (pip install 'jaxgpt[wandb]')."""
+    trackers: str = "tensorboard"
+    """Where metrics go beside metrics.jsonl, with commas between: tensorboard, csv, wandb (pip install 'jaxgpt[wandb]';
+    the variable WANDB_PROJECT names its project). none: nowhere else."""
+    profile: str | None = None
+    """FIRST:LAST: what the devices do in these steps is traced, into the run's folder `profile`."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -222,6 +227,31 @@ class TrainConfig:
                 f"batch_size={self.batch_size} is not a multiple of microbatches={self.microbatches}; change one"
             )
 
+        for name in self.tracker_names:
+            if name not in TRACKERS:
+                close = difflib.get_close_matches(name, TRACKERS, n=1)
+                nearest = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(TRACKERS)}, none"
+                raise UserError(f"trackers={self.trackers!r}: there is no {name!r}; {nearest}")
+
+        if self.profile is not None and not self.profiled_steps:
+            raise UserError(
+                f"profile={self.profile!r} must be FIRST:LAST, such as 10:20, with 1 <= FIRST <= LAST <= steps"
+            )
+
+    @property
+    def profiled_steps(self) -> range:
+        """The steps that are traced."""
+        first, _, last = (self.profile or "").partition(":")
+        if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= self.steps):
+            return range(0)
+        return range(int(first), int(last) + 1)
+
+    @property
+    def tracker_names(self) -> tuple[str, ...]:
+        """The trackers, each once."""
+        named = (name.strip() for name in self.trackers.split(","))
+        return tuple(dict.fromkeys(name for name in named if name not in ("", "none")))
+
     def to_dict(self) -> dict[str, Any]:
         """A dict that JSON can hold."""
         return dataclasses.asdict(self)
@@ -232,7 +262,7 @@ class TrainConfig:
         try:
             return cls(
                 **{
-                    **fields,
+                    **_with_trackers(fields),
                     "model": GPTConfig.from_dict(fields["model"]),
                     "data": DataConfig.from_dict(fields["data"]),
                     "mesh": MeshConfig(**fields.get("mesh", {})),  # runs of version 0.1 have none
@@ -254,3 +284,11 @@ class TrainConfig:
                 + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(PRESETS)}")
             )
         return PRESETS[name].config
+
+
+def _with_trackers(fields: dict[str, Any]) -> dict[str, Any]:
+    """Runs of earlier versions have a field `wandb`, and always write TensorBoard's file."""
+    fields = {**fields}
+    if fields.pop("wandb", False) is True:
+        fields["trackers"] = "tensorboard,wandb"
+    return fields

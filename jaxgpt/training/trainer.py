@@ -24,6 +24,7 @@ from jaxgpt.model.parameters import abstract_model
 from jaxgpt.parallel.mesh import check_batch
 from jaxgpt.parallel.sharding import abstract_shards, shard
 from jaxgpt.runtime.processes import check_equal_hosts, from_main_process, on_main_process
+from jaxgpt.runtime.user_cache import runs_folder
 from jaxgpt.training.checkpoint import Checkpoints, Which
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.lock import run_lock
@@ -44,6 +45,7 @@ from jaxgpt.training.run import (
 from jaxgpt.training.source import Data, open_data
 from jaxgpt.training.state import Optimizer, TrainState, abstract_batch, abstract_state, initial_state, state_from
 from jaxgpt.training.step import Loss, Metrics, compile_step, describe_attention
+from jaxgpt.training.trackers import check_installed
 from jaxgpt.training.validation import compile_validation
 
 if TYPE_CHECKING:
@@ -112,6 +114,7 @@ class Trainer:
         config = self.config
         if config.distill is not None and teacher is None:
             raise UserError(f"distill={config.distill!r}: jaxgpt.train loads it; here pass the model as teacher=")
+        check_installed(config)
         check_vocabulary(config, self.data.tokenizer)
         self.end_of_text  # noqa: B018  raises where documents are to be masked, and have no mark
         check_batch(config.batch_size, self.mesh.size, config.microbatches)
@@ -332,7 +335,7 @@ class Trainer:
 
 def default_folder(name: str) -> Path:
     """Where a run goes that was given no folder."""
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return runs_folder() / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _name(thing: object) -> str:

@@ -18,7 +18,6 @@ import pytest
 
 import jaxgpt as package
 from jaxgpt.cli import COMMANDS, OUT_OF_MEMORY, main
-from jaxgpt.commands.train import _preset
 from jaxgpt.evaluation.evaluate import evaluate
 from jaxgpt.evaluation.tasks.run import TASKS
 from jaxgpt.training.run import read_run
@@ -81,12 +80,18 @@ def test_the_version_is_shown():
     [
         (("trian",), "there is no command 'trian'; did you mean 'train'?"),
         (("xyzzy",), "there is no command 'xyzzy'; see --help"),
+        (("train", "--steps", "3", "tinny"), "there is no preset 'tinny'; did you mean 'tiny'?"),
+        (
+            ("train", "--lr", "3e-4", "--bf16"),
+            "there is no --lr here: use --optimizer.learning-rate; there is no --bf16",
+        ),
+        (("train", "--config", "nowhere.toml"), "--config nowhere.toml cannot be read: No such file or directory"),
         (("train", "tinny"), "there is no preset 'tinny'; did you mean 'tiny'?"),
         (("train", "xyzzy"), "there is no preset 'xyzzy'; known: quickstart, shakespeare-char-cpu"),
         (("train", "--resume"), "--resume needs a value: the run folder to go on with"),
         (("train", "--resume", ""), "--resume needs a value: the run folder to go on with"),
         (("train", "--resume", "a", "--resume=b"), "--resume is given 2 times, as b and a: give one"),
-        (("train", "tiny", "--resume", "r"), "--resume r knows its preset; leave out 'tiny'"),
+        (("train", "tiny", "--resume", "r"), "--resume r knows its settings; leave out tiny"),
         (("train", "--resume", "nowhere"), "nowhere is not a run folder"),
         (("train", "tiny", "--data.source", "nowhere.txt"), "'nowhere.txt' does not exist"),
         (("train", "tiny", "--model.attention", "cudnn"), "attention='cudnn' cannot run here"),
@@ -211,23 +216,6 @@ def test_a_defect_in_our_own_code_keeps_its_traceback(defect, error, message, ro
         jaxgpt("generate", "x")
 
 
-@pytest.mark.parametrize(
-    ("flags", "preset"),
-    [
-        (["tiny", "--steps", "3"], "tiny"),
-        (["--steps", "3", "tiny"], "tiny"),
-        (["--steps=3", "tiny"], "tiny"),
-        (["--run", "tiny", "--steps", "3"], None),
-        (["tinny"], "tinny"),  # which is refused by its name
-        (["--mesh.allow-idle", "--steps", "3"], None),
-    ],
-    ids=str,
-)
-def test_a_preset_may_stand_after_flags(flags, preset):
-    rest = [word for word in flags if word != preset]
-    assert (_preset(flags), flags) == (preset, rest)
-
-
 def test_a_character_that_the_terminal_lacks_does_not_end_a_command(monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", out)
@@ -254,7 +242,7 @@ from jaxgpt.cli import COMMANDS, main
 for command in COMMANDS:
     if command == "lm_eval" and not find_spec("lm_eval"):
         continue
-    sys.argv = ["jaxgpt", command, "--help"]
+    sys.argv = ["jaxgpt", command, "--help-all" if command == "train" else "--help"]
     try:
         code = main()
     except SystemExit as end:
