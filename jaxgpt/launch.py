@@ -101,7 +101,7 @@ def train(
         loss=loss,
         mesh=mesh,
         teacher=_teacher(config, mesh),
-        tokenizer=_tokenizer(config, folder if resume else None),
+        tokenizer=given_tokenizer(config, folder if resume else None),
         vocabulary_by_hand=model is not None or any(_field(name) == "model.vocab_size" for name in overrides),
     )
     trainer.name = name
@@ -174,7 +174,7 @@ def _teacher(config: TrainConfig, mesh: "Mesh | None") -> "GPT | None":
     return teacher
 
 
-def _tokenizer(config: TrainConfig, resumed: str | Path | None) -> "Tokenizer | None":
+def given_tokenizer(config: TrainConfig, resumed: str | Path | None = None) -> "Tokenizer | None":
     """The tokenizer of the run that is resumed, or of the weights it starts from. None: the config's."""
     from jaxgpt.data.tokenizer_files import read_tokenizer
     from jaxgpt.training.run import is_run, read_run
@@ -236,11 +236,13 @@ def _run(
     from jaxgpt.runtime.processes import check_agreement, is_main_process
     from jaxgpt.runtime.signals import set_resume_command
     from jaxgpt.training.display import busy
+    from jaxgpt.training.early_stop import EarlyStop
     from jaxgpt.training.header import print_header
     from jaxgpt.training.loop import run_to_end
     from jaxgpt.training.run import check_is_new, resume_command
     from jaxgpt.training.sample import write_sample
     from jaxgpt.training.start import start
+    from jaxgpt.training.state import merged
 
     # Prints what it is given: paths and samples may hold what rich would read as markup. Only one process speaks.
     console = Console(highlight=False, markup=False, emoji=False, quiet=quiet or not is_main_process())
@@ -259,11 +261,27 @@ def _run(
     watchdog.set_cure(f"whole checkpoints are kept, start all processes again with {resume_command(run.folder)}")
     with busy(console, "compiling"):
         state, before = start(trainer, console, weights)
+    config = trainer.config
+    samples = config.sample_tokens and not quiet and run.given_tokenizer is not None
+    if samples and before is not None and config.sample_prompt is not None:
+        write_sample(run, merged(state.model, trainer.mesh), console, "before training", 0)
+    if config.patience is not None:
+        callbacks = [*callbacks, EarlyStop(config.patience, console)]
     state = run_to_end(trainer, state, console, callbacks, before)
     console.print(f"done in {time.perf_counter() - began:.0f} s")
-    if trainer.config.sample_tokens and not quiet and run.given_tokenizer is not None:
-        write_sample(run, state.model, console)
-    return TrainResult(state.model, run, read_history(run.folder))
+    model = merged(state.model, trainer.mesh)
+    if samples:
+        write_sample(run, *_best(trainer, model, int(state.step), console))
+    return TrainResult(model, run, read_history(run.folder))
+
+
+def _best(trainer: "Trainer", model: "GPT", step: int, console: Console) -> "tuple[GPT, Console, str, int]":
+    """What the last sample is of: where training may stop for a validation loss that rises, the best model."""
+    best = trainer.checkpoints.best
+    if trainer.config.patience is None or best in (None, step):
+        return model, console, "sample", step
+    model = trainer.checkpoints.load_model(trainer.config, best, trainer.mesh)
+    return model, console, f"sample of step {best}, the best", best
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

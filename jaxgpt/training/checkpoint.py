@@ -17,15 +17,14 @@ import jax
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.parameters import abstract_model, path_name
+from jaxgpt.model.parameters import path_name
 from jaxgpt.parallel.mesh import one_device
 from jaxgpt.parallel.sharding import parameter_specs, shardings
 from jaxgpt.training.checksum import checksums
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.state import Optimizer, TrainState, abstract_state
+from jaxgpt.training.state import Optimizer, TrainState, abstract_state, abstract_trained_model, merged
 
 Items = dict[str, dict[str, Any]]
 """Arrays, or their shapes and places, by item and by path."""
@@ -160,14 +159,18 @@ class Checkpoints:
         rest = from_paths(_rest(like), found["training"])
         return TrainState(model=from_paths(like.model, found["model"]), **rest)
 
-    def restore_model(self, config: GPTConfig, step: int, mesh: Mesh | None = None) -> GPT:
-        """The parameters alone, on one device or a mesh. Raises UserError as `restore_state` does."""
-        like, mesh = abstract_model(config), mesh or one_device()
+    def restore_model(self, config: TrainConfig, step: int, mesh: Mesh | None = None, *, merge: bool = True) -> GPT:
+        """The parameters alone, on one device or a mesh; adapters are merged, unless told otherwise.
+
+        Raises UserError as `restore_state` does.
+        """
+        like, mesh = abstract_trained_model(config), mesh or one_device()
         places = shardings(parameter_specs(like, mesh), mesh)
         like = jax.tree.map(lambda leaf, place: leaf.update(sharding=place), like, places)
-        return from_paths(like, self._restore(step, {"model": by_path(like)})["model"])
+        model = from_paths(like, self._restore(step, {"model": by_path(like)})["model"])
+        return merged(model, mesh) if merge else model
 
-    def load_model(self, config: GPTConfig, which: Which = "latest", mesh: Mesh | None = None) -> GPT:
+    def load_model(self, config: TrainConfig, which: Which = "latest", mesh: Mesh | None = None) -> GPT:
         """The parameters of a checkpoint, while a run may save newer ones and delete this one."""
         failed: list[int] = []
         while True:

@@ -129,6 +129,11 @@ class TrainConfig:
     """Start from the weights of this source (a run, an HF folder or hub id, a weights file) instead of random ones."""
     distill: str | None = None
     """Learn the next-token distribution of the model at this source, instead of the text's own next tokens."""
+    lora: int | None = None
+    """Train adapters of this rank on every linear map in place of the weights, which stay as they are (Hu et al. 2021):
+    less memory. Loading and converting merge them. None: train all weights."""
+    lora_alpha: float | None = None
+    """Adapters are added alpha / rank times. None: twice."""
     steps: int = 1000
     """Updates of the weights."""
     batch_size: int = 32
@@ -171,8 +176,12 @@ class TrainConfig:
     the newest checkpoint, and past the batches since."""
     spike: float | None = None
     """A loss of so many nats above its running mean counts as not finite. None: no loss does."""
+    patience: int | None = None
+    """Stop after so many validations in a row without a new lowest loss. None: never before the last step."""
     sample_tokens: int = 128
     """Length of the sample written after the last step; 0: none."""
+    sample_prompt: str | None = None
+    """What a sample continues; there is then one before the first step, too. None: nothing, and none before."""
     wandb: bool = False
     """Send metrics to Weights & Biases too (pip install 'jaxgpt[wandb]')."""
 
@@ -188,12 +197,16 @@ class TrainConfig:
             "eval_tasks_limit",
             "keep_checkpoints",
             "keep_every",
+            "lora",
+            "patience",
         ):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("steps", "sample_tokens", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)} must not be below 0")
+        if self.lora_alpha is not None and (self.lora is None or not self.lora_alpha > 0):
+            raise UserError(f"lora_alpha={self.lora_alpha} must be above 0, and beside it lora, the rank")
         if self.spike is not None and not self.spike > 0:
             raise UserError(f"spike={self.spike} must be above 0 nats; None lets any loss pass")
         if self.batch_size % self.microbatches:

@@ -3,12 +3,16 @@
 import jax
 from rich.console import Console
 
-from jaxgpt.model.parameters import abstract_model, num_parameters
+from jaxgpt.model.parameters import abstract_model, num_parameters, select
 from jaxgpt.parallel.sharding import bytes_per_device
 from jaxgpt.runtime.processes import count_hosts
-from jaxgpt.training.state import abstract_state
+from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.state import abstract_state, abstract_trained_model, trained
 from jaxgpt.training.step import describe_attention
 from jaxgpt.training.trainer import Trainer
+
+MANY_TIMES = 200
+"""Passes over a text from which on a run warns; nanoGPT's examples make up to 82."""
 
 
 def print_header(trainer: Trainer, console: Console) -> None:
@@ -25,6 +29,8 @@ def print_header(trainer: Trainer, console: Console) -> None:
         "steps": f"{config.steps} of {config.batch_size} x {config.model.context_length} tokens",
         "device": f"{device.device_kind}; attention: {describe_attention(config.model)}",
     }
+    if config.lora is not None:
+        rows["lora"] = f"adapters of rank {config.lora}: {_adapter_parameters(config):,} parameters are trained"
     if len(jax.devices()) > 1:
         where = f"{_counted(count_hosts(), 'host')}, {_counted(jax.process_count(), 'process')}"
         rows["mesh"] = (
@@ -37,6 +43,16 @@ def print_header(trainer: Trainer, console: Console) -> None:
         )
     for name, value in rows.items():
         console.print(f"{name:<7} {value}", soft_wrap=True)
+    if (times := config.steps * tokens / max(1, counts["train"])) > MANY_TIMES:
+        console.print(
+            f"warning: these steps read the text {times:,.0f} times, which learns it by heart: lower --steps, give "
+            "more text, or stop early by --patience 3",
+            soft_wrap=True,
+        )
+
+
+def _adapter_parameters(config: TrainConfig) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(select(abstract_trained_model(config), trained(config))))
 
 
 def _counted(number: int, noun: str) -> str:

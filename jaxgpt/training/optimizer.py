@@ -11,6 +11,7 @@ from jaxgpt.model.parameters import path_name
 from jaxgpt.training.config import OptimizerConfig
 
 DECAYED = {"kernel": True, "embed": True, "position": True, "head": True, "bias": False, "scale": False}
+DECAYED |= {"a": True, "b": True}  # the factors of an adapter
 """Which parameters weight decay pulls towards zero, by the last word of their path. Not by rank: biases are [N, H]."""
 
 MUON_DIMENSIONS = {

@@ -29,7 +29,7 @@ LARGEST_CONFIG = 50_000_000
 
 MAY_CHANGE = ("dropout", "dtype", "attention", "scan_layers")
 """Fields of the model that may change within a run: no parameter depends on them."""
-MUST_STAY = ("model", "data", "seed", "batch_size", "init", "distill")
+MUST_STAY = ("model", "data", "seed", "batch_size", "init", "distill", "lora", "lora_alpha")
 """Fields of the config that may not: another would have been trained from the start."""
 
 
