@@ -92,6 +92,8 @@ def train(
 
     name = config if isinstance(config, str) else "quickstart" if config is None and not resume else "run"
     config = override(_architecture(_config(config, folder, resume), name, model), overrides)
+    if config.lora is not None and config.init is None and model is None and not resume:
+        raise UserError("lora trains adapters of weights that are there: name them by --init, or model= in Python")
     check_agreement({"resume": resume, "run": str(folder), "config": config.to_dict(), "versions": package_versions()})
     trainer = Trainer(
         config,
@@ -271,17 +273,17 @@ def _run(
     console.print(f"done in {time.perf_counter() - began:.0f} s")
     model = merged(state.model, trainer.mesh)
     if samples:
-        write_sample(run, *_best(trainer, model, int(state.step), console))
+        shown, step = _best(trainer, model, int(state.step))
+        write_sample(run, shown, console, "sample" if shown is model else f"sample of step {step}, the best", step)
     return TrainResult(model, run, read_history(run.folder))
 
 
-def _best(trainer: "Trainer", model: "GPT", step: int, console: Console) -> "tuple[GPT, Console, str, int]":
-    """What the last sample is of: where training may stop for a validation loss that rises, the best model."""
+def _best(trainer: "Trainer", model: "GPT", step: int) -> "tuple[GPT, int]":
+    """The model to show, and its step: the last, or the best where training may stop for a loss that rises."""
     best = trainer.checkpoints.best
-    if trainer.config.patience is None or best in (None, step):
-        return model, console, "sample", step
-    model = trainer.checkpoints.load_model(trainer.config, best, trainer.mesh)
-    return model, console, f"sample of step {best}, the best", best
+    if trainer.config.patience is None or best is None or best == step:
+        return model, step
+    return trainer.checkpoints.load_model(trainer.config, best, trainer.mesh), best
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

@@ -94,7 +94,7 @@ def _settings(chosen: Arguments, flags: list[str]) -> TrainConfig:
     by_hand = {flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in flags if flag.startswith("--")}
     tokenizer = given_tokenizer(config)
     data = open_config(config.data, tokenizer)
-    text, mesh = Text(len(data.train), len(data.validation)), config.mesh.make()
+    text, mesh = Text(*(data.manifest["splits"][name]["tokens"] for name in Text._fields)), config.mesh.make()
     config = fit_settings(config, text, epochs=chosen.epochs, memory=_memory(mesh), mesh=mesh, by_hand=by_hand)
     if "sample_prompt" not in by_hand:
         config = dataclasses.replace(config, sample_prompt=_prompt(data))

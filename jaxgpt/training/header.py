@@ -6,8 +6,7 @@ from rich.console import Console
 from jaxgpt.model.parameters import abstract_model, num_parameters, select
 from jaxgpt.parallel.sharding import bytes_per_device
 from jaxgpt.runtime.processes import count_hosts
-from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.state import abstract_state, abstract_trained_model, trained
+from jaxgpt.training.state import abstract_state, trained
 from jaxgpt.training.step import describe_attention
 from jaxgpt.training.trainer import Trainer
 
@@ -30,7 +29,9 @@ def print_header(trainer: Trainer, console: Console) -> None:
         "device": f"{device.device_kind}; attention: {describe_attention(config.model)}",
     }
     if config.lora is not None:
-        rows["lora"] = f"adapters of rank {config.lora}: {_adapter_parameters(config):,} parameters are trained"
+        adapters = select(abstract_state(config, mesh, trainer.optimizer).model, trained(config))
+        count = sum(leaf.size for leaf in jax.tree.leaves(adapters))
+        rows["lora"] = f"adapters of rank {config.lora}: {count:,} parameters are trained"
     if len(jax.devices()) > 1:
         where = f"{_counted(count_hosts(), 'host')}, {_counted(jax.process_count(), 'process')}"
         rows["mesh"] = (
@@ -49,10 +50,6 @@ def print_header(trainer: Trainer, console: Console) -> None:
             "more text, or stop early by --patience 3",
             soft_wrap=True,
         )
-
-
-def _adapter_parameters(config: TrainConfig) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(select(abstract_trained_model(config), trained(config))))
 
 
 def _counted(number: int, noun: str) -> str:

@@ -72,7 +72,8 @@ class Run:
     def open_checkpoints(self) -> Checkpoints:
         """The checkpoints, kept as the config says."""
         config = self.config
-        return Checkpoints(self.checkpoints, config.keep_checkpoints, config.keep_every, run_id=self.id)
+        keep = config.keep_checkpoints, config.keep_every
+        return Checkpoints(self.checkpoints, *keep, run_id=self.id, lora=config.lora is not None)
 
     def data(self) -> TokenData:
         """The run's tokens. Raises UserError where the text is no longer the one the run began with."""

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 import jaxgpt
+from converters import save_pretrained
 from jaxgpt.errors import UserError
 from jaxgpt.inspect.memory import memory_needed
 from jaxgpt.parallel.mesh import make_mesh, one_device
@@ -97,44 +98,33 @@ def other_text(seed):
     return tokens
 
 
-SETTINGS = {
-    "learning_rate": 3e-3,
-    "warmup_steps": 2,
-    "quiet": True,
-    "batch_size": 8,
-    "eval_batches": 4,
-    "mesh": one_device(),
-}
+def train(tokens, folder, **changes):
+    """A short run on one device."""
+    settings = {"learning_rate": 3e-3, "warmup_steps": 2, "batch_size": 8, "eval_batches": 4} | changes
+    return jaxgpt.train("tiny", data=tokens, folder=folder, mesh=one_device(), quiet=True, **settings)
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     """The folder of a model that has learned one text, with the architecture of transformers' GPT-2."""
-    from converters import save_pretrained
-
     folder = tmp_path_factory.mktemp("finetune")
-    result = jaxgpt.train("tiny", data=other_text(0), folder=folder / "run", steps=60, **SETTINGS)
-    save_pretrained(result.model, folder / "hf", "gpt2")
+    save_pretrained(train(other_text(0), folder / "run", steps=60).model, folder / "hf", "gpt2")
     return folder / "hf"
 
 
-@pytest.mark.parametrize("lora", [None, 8])
-def test_the_held_back_loss_of_a_new_text_falls(pretrained, tmp_path, lora):
+@pytest.mark.parametrize(("lora", "rate"), [(None, 3e-3), (8, 2e-2)])
+def test_the_held_back_loss_of_a_new_text_falls(pretrained, tmp_path, lora, rate):
     model = jaxgpt.load(pretrained)
-    rate = 3e-3 if lora is None else 2e-2
-    settings = SETTINGS | {"learning_rate": rate}
-    result = jaxgpt.train(
-        "tiny", data=other_text(1), model=model, folder=tmp_path / "run", steps=40, lora=lora, **settings
-    )
+    result = train(other_text(1), tmp_path / "run", model=model, steps=40, lora=lora, learning_rate=rate)
     losses = [line["val_loss"] for line in result.history if "val_loss" in line]
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_training_stops_where_the_held_back_loss_rises_and_keeps_the_best(pretrained, tmp_path, capsys):
+def test_training_stops_where_the_held_back_loss_rises_and_keeps_the_best(pretrained, tmp_path):
     """The training text and the held-back text contradict each other, so that learning one unlearns the other."""
     tokens = other_text(1)[:900] + other_text(0)[:100]
-    settings = SETTINGS | {"eval_every": 2, "patience": 3, "model": jaxgpt.load(pretrained), "keep_checkpoints": 1}
-    result = jaxgpt.train("tiny", data=tokens, folder=tmp_path / "run", steps=200, **settings)
+    settings = {"eval_every": 2, "patience": 3, "model": jaxgpt.load(pretrained), "keep_checkpoints": 1}
+    result = train(tokens, tmp_path / "run", steps=200, **settings)
     losses = {line["step"]: line["val_loss"] for line in result.history if "val_loss" in line}
     best = min(losses, key=losses.get)
     assert max(losses) == best + 3 * 2 < 200

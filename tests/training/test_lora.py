@@ -12,6 +12,7 @@ import jaxgpt
 from converters import save_pretrained
 from converters.peft import save_adapter
 from jaxgpt.errors import UserError
+from jaxgpt.inspect.flops import flops_per_token
 from jaxgpt.inspect.memory import memory_needed
 from jaxgpt.model.lora import add_adapters, is_adapter, merge_adapters
 from jaxgpt.model.loss import next_token_loss
@@ -175,6 +176,10 @@ def test_the_program_holds_no_gradient_of_what_is_not_trained():
     assert needed[None] - needed[4] > 2.9 * weights
 
 
+def bytes_below(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def test_a_run_of_adapters_is_opened_as_any_other(tmp_path):
     base = jaxgpt.GPT(jaxgpt.GPTConfig.preset("tiny"), rngs=nnx.Rngs(0))
     settings = {"data": list(range(20)) * 40, "quiet": True, "eval_every": 2, "mesh": one_device()}
@@ -185,6 +190,9 @@ def test_a_run_of_adapters_is_opened_as_any_other(tmp_path):
     for model in (whole.model, jaxgpt.load(tmp_path / "run"), jaxgpt.load(tmp_path / "run", step="best")):
         assert named_parameters(model).keys() == named_parameters(base).keys()
     jax.tree.map(np.testing.assert_array_equal, result.model, jaxgpt.load(tmp_path / "run"))
+    jax.tree.map(np.testing.assert_array_equal, result.model, whole.model)
+    sizes = {step: bytes_below(tmp_path / "run/checkpoints" / str(step) / "model") for step in (0, 2, 4)}
+    assert sizes[4] < sizes[0] / 2  # the weights are in the first alone
     np.testing.assert_array_equal(result.model.embed, base.embed)
     assert not np.array_equal(result.model.blocks[0].mlp.up.kernel, base.blocks[0].mlp.up.kernel)
     with pytest.raises(UserError, match="lora=4, not 8"):
@@ -202,3 +210,14 @@ def test_alpha_is_twice_the_rank_unless_it_is_given():
         for alpha in (None, 4.0)
     ]
     assert scales == [2.0, 1.0]
+
+
+def test_adapters_of_no_weights_are_refused(tmp_path):
+    with pytest.raises(UserError, match="name them by --init"):
+        jaxgpt.train("tiny", data=list(range(20)) * 40, folder=tmp_path / "run", lora=4)
+
+
+def test_a_frozen_weight_takes_a_third_less_arithmetic():
+    config = jaxgpt.GPTConfig(vocab_size=10, context_length=8, num_layers=1, num_heads=2, d_model=4, d_mlp=5)
+    weights = 4 * 4 * 4 + 2 * 4 * 5 + 10 * 4
+    assert flops_per_token(config) - flops_per_token(config, frozen=True) == 2 * weights
