@@ -14,6 +14,7 @@ from jaxgpt.runtime.xla_flags import avoid_wrong_sums
 
 COMMANDS = {
     "train": "train a GPT, or go on with a run",
+    "finetune": "train a model further on a text, with settings made from both",
     "generate": "continue a text",
     "serve": "OpenAI's completions API, and a page to try a model",
     "evaluate": "loss on a text, or the standard evaluations",

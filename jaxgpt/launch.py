@@ -100,6 +100,8 @@ def train(
 
     name = config if isinstance(config, str) else "quickstart" if config is None and not resume else "run"
     config = override(_architecture(_config(config, folder, resume), name, model), overrides)
+    if config.lora is not None and config.init is None and model is None and not resume:
+        raise UserError("lora trains adapters of weights that are there: name them by --init, or model= in Python")
     by_hand = model is not None or _is_vocabulary_given(overrides)
     given: dict[str, Any] = {"data": data, "optimizer": optimizer, "loss": loss, "mesh": mesh}
     console = _console(quiet=quiet or not is_main_process())  # only one process speaks
@@ -139,7 +141,7 @@ def _trainer(config: TrainConfig, folder: str | Path | None, resume: bool, **giv
 
     check_agreement({"resume": resume, "run": str(folder), "config": config.to_dict(), **_what_decides_numbers()})
     check_agreement({"weights": _fingerprints(config, resume)})
-    teacher, tokenizer = _teacher(config, given.get("mesh")), _tokenizer(config, folder if resume else None)
+    teacher, tokenizer = _teacher(config, given.get("mesh")), given_tokenizer(config, folder if resume else None)
     return Trainer(config, folder=folder, teacher=teacher, tokenizer=tokenizer, **given)
 
 
@@ -210,7 +212,7 @@ def check_teacher(teacher: "GPTConfig", config: TrainConfig) -> None:
     teacher.check_length(config.model.context_length)
 
 
-def _tokenizer(config: TrainConfig, resumed: str | Path | None) -> "Tokenizer | None":
+def given_tokenizer(config: TrainConfig, resumed: str | Path | None = None) -> "Tokenizer | None":
     """The tokenizer of the run that is resumed, or of the weights it starts from. None: the config's."""
     from jaxgpt.data.tokenizer_files import read_tokenizer
     from jaxgpt.training.run import is_run, read_run
@@ -275,12 +277,14 @@ def _run(
     from jaxgpt.runtime.processes import check_agreement
     from jaxgpt.runtime.signals import set_resume_command
     from jaxgpt.training.display import busy
+    from jaxgpt.training.early_stop import EarlyStop
     from jaxgpt.training.header import print_header
     from jaxgpt.training.loop import run_to_end
     from jaxgpt.training.loss_curve import show_losses
     from jaxgpt.training.run import check_is_new, resume_command
     from jaxgpt.training.sample import write_sample
     from jaxgpt.training.start import start
+    from jaxgpt.training.state import merged
 
     if trainer.folder is not None and not resume:
         check_is_new(trainer.folder)
@@ -297,14 +301,30 @@ def _run(
     watchdog.set_cure(f"whole checkpoints are kept, start all processes again with {resume_command(run.folder)}")
     with busy(console, "compiling"):
         state, before = start(trainer, console, weights)
+    config = trainer.config
+    samples = config.sample_tokens and not quiet and run.given_tokenizer is not None
+    if samples and before is not None and weights is not None and config.sample_prompt is not None:
+        write_sample(run, merged(state.model, trainer.mesh), console, "before training", 0)
+    if config.patience is not None:
+        callbacks = [*callbacks, EarlyStop(config.patience, console)]
     try:
         state = run_to_end(trainer, state, console, callbacks, before)
     finally:
         show_losses(run.folder, console)
     console.print(f"done in {time.perf_counter() - began:.0f} s")
-    if trainer.config.sample_tokens and not quiet and run.given_tokenizer is not None:
-        write_sample(run, state.model, console)
-    return TrainResult(state.model, run, read_history(run.folder))
+    model = merged(state.model, trainer.mesh)
+    if samples:
+        shown, step = _best(trainer, model, int(state.step))
+        write_sample(run, shown, console, "sample" if shown is model else f"sample of step {step}, the best", step)
+    return TrainResult(model, run, read_history(run.folder))
+
+
+def _best(trainer: "Trainer", model: "GPT", step: int) -> "tuple[GPT, int]":
+    """The model to show, and its step: the last, or the best where training may stop for a loss that rises."""
+    best = trainer.checkpoints.best
+    if trainer.config.patience is None or best is None or best == step:
+        return model, step
+    return trainer.checkpoints.load_model(trainer.config, best, trainer.mesh), best
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@ def load(
     with Checkpoints(run.checkpoints) as checkpoints:
         if checkpoints.latest is None:
             raise UserError(f"{source} has no checkpoint yet; train it first: {resume_command(run.folder)}")
-        model = checkpoints.load_model(run.config.model, step, mesh)
+        model = checkpoints.load_model(run.config, step, mesh)
     options = {name: changes.pop(name) for name in ("kv_init",) if name in changes}
     changes.pop("allow_nonfinite", None)  # a run's weights are taken as they are
     return adapt(model, mesh, changes=changes, **options)

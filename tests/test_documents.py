@@ -124,6 +124,7 @@ def parse(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 SMALLER = {
     "train": "--steps 2 --eval-every 1 --eval-batches 1 --sample-tokens 4 --batch-size 1 --microbatches 1",
+    "finetune": "--steps 2 --eval-every 1 --eval-batches 1 --sample-tokens 4 --batch-size 1 --microbatches 1",
     "generate": "--max-new-tokens 4",
 }
 """What makes a command of a page quick; later flags take the place of the page's."""

@@ -105,8 +105,19 @@ def _train(chosen: Arguments, resume: str | None, name: str, flags: list[str]) -
             sys.stdout.write(f"{stop}; go on with: {resume_command(folder)}\n")
         return 128 + stop.signal if stop.signal == signal.SIGINT else 0
     if is_main_process():
-        sys.stdout.write(f'go on with: jaxgpt generate {shlex.quote(str(folder))} --prompt "..."\n')
+        sys.stdout.write(_next_commands(folder))
     return 0
+
+
+def _next_commands(folder: Path) -> str:
+    """What to do with a run; where training may stop for a validation loss that rises, with its best checkpoint."""
+    from jaxgpt.training.run import read_run
+
+    name = shlex.quote(str(folder))
+    if read_run(folder).config.patience is None:
+        return f'go on with: jaxgpt generate {name} --prompt "..."\n'
+    commands = (f'generate {name} --prompt "..."', f"evaluate {name}", f"convert {name} {name}-hf")
+    return "".join(f"go on with: jaxgpt {command} --step best\n" for command in commands)
 
 
 def _join(flags: list[str]) -> None:

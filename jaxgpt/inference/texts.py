@@ -13,6 +13,7 @@ from jaxgpt.inference.programs import Rules, State, decode, prefill
 from jaxgpt.inference.sampling import Drawn, Kind
 from jaxgpt.inference.weights import cast_for_inference
 from jaxgpt.model.gpt import GPT
+from jaxgpt.model.lora import has_adapters
 from jaxgpt.ops.attention import select_backend
 from jaxgpt.ops.platform import target_platform
 
@@ -104,7 +105,7 @@ class Texts:
 
 def cast_once(model: GPT) -> GPT:
     """The weights as the programs read them; in float32 they are the model's own."""
-    return model if model.config.dtype == "float32" else _cast(model)
+    return model if model.config.dtype == "float32" and not has_adapters(model) else _cast(model)
 
 
 _cast = jax.jit(cast_for_inference)

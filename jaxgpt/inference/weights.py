@@ -7,6 +7,7 @@ from flax import nnx
 
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import Linear
+from jaxgpt.model.lora import merge_adapters
 from jaxgpt.ops.residual import barrier
 
 
@@ -14,8 +15,9 @@ def cast_for_inference(model: GPT) -> GPT:
     """The same model, its matrices in the type it computes in, and the output table apart from the embedding's.
 
     Else the loop reads them in float32 and casts them at every turn. Embeddings stay in float32: few rows are read.
+    Adapters are merged.
     """
-    dtype = model.config.dtype
+    model, dtype = merge_adapters(model), model.config.dtype
     if dtype == "float32":
         return model
 

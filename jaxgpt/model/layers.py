@@ -1,6 +1,7 @@
 """The layers that every block is made of: a linear map and LayerNorm."""
 
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +13,19 @@ from jaxgpt.model.init import Rngs
 from jaxgpt.ops.layer_norm import layer_norm
 from jaxgpt.ops.linear import linear
 
+if TYPE_CHECKING:
+    from jaxgpt.model.lora import Adapter
+
 
 class Linear(nnx.Module):
-    """y = x W + b, over one or more input and output axes."""
+    """y = x W + b, over one or more input and output axes; with an adapter, of W + alpha / r A B."""
 
     def __init__(
         self, inputs: tuple[int, ...], outputs: tuple[int, ...], *, stddev: float, bias: bool, rngs: Rngs
     ) -> None:
         self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (*inputs, *outputs), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
+        self.adapter: Adapter | None = None
         self.num_inputs = len(inputs)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -28,7 +33,11 @@ class Linear(nnx.Module):
         rows, columns = math.prod(batch), math.prod(outputs)  # as matrices: XLA fuses a bias of rank 1 into the product
         kernel = self.kernel[...].astype(x.dtype).reshape(-1, columns)
         bias = None if self.bias is None else self.bias[...].astype(x.dtype).reshape(1, columns)
-        return linear(x.reshape(rows, -1), kernel, bias).reshape(*batch, *outputs)
+        x = x.reshape(rows, -1)
+        y = linear(x, kernel, bias)
+        if self.adapter is not None:
+            y = y + self.adapter(x)
+        return y.reshape(*batch, *outputs)
 
 
 class LayerNorm(nnx.Module):

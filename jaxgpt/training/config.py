@@ -145,6 +145,11 @@ class TrainConfig:
     """Start from the weights of this source (a run, an HF folder or hub id, a weights file) instead of random ones."""
     distill: str | None = None
     """Learn the next-token distribution of the model at this source, instead of the text's own next tokens."""
+    lora: int | None = None
+    """Train adapters of this rank on every linear map in place of the weights, which stay as they are (Hu et al. 2021):
+    less memory. Loading and converting merge them. None: train all weights."""
+    lora_alpha: float | None = None
+    """Adapters are added alpha / rank times. None: twice."""
     steps: int = 1000
     """Updates of the weights."""
     batch_size: int = 32
@@ -187,10 +192,13 @@ class TrainConfig:
     the newest checkpoint, and past the batches since."""
     spike: float | None = None
     """A loss of so many nats above its running mean counts as not finite. None: no loss does."""
+    patience: int | None = None
+    """Stop after so many validations in a row without a new lowest loss. None: never before the last step."""
     sample_tokens: int = 128
     """Length of the sample written after the last step; 0: none."""
-    sample_prompt: str = ""
-    """What the sample continues. Empty: the beginning of a text."""
+    sample_prompt: str | None = None
+    """What a sample continues; where training starts from weights there is then one before the first step, too. None:
+    the beginning of a text."""
     trackers: str = "tensorboard"
     """Where metrics go beside metrics.jsonl, with commas between: tensorboard, csv, wandb (pip install 'jaxgpt[wandb]';
     the variable WANDB_PROJECT names its project). none: nowhere else."""
@@ -209,6 +217,8 @@ class TrainConfig:
             "eval_tasks_limit",
             "keep_checkpoints",
             "keep_every",
+            "lora",
+            "patience",
         ):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
@@ -220,6 +230,8 @@ class TrainConfig:
                 "data.mask_documents with attention='cudnn': jax gives cuDNN no mask without the T x T scores; "
                 "use attention='auto', which is blocked then, or leave mask_documents out"
             )
+        if self.lora_alpha is not None and (self.lora is None or not self.lora_alpha > 0):
+            raise UserError(f"lora_alpha={self.lora_alpha} must be above 0, and beside it lora, the rank")
         if self.spike is not None and not self.spike > 0:
             raise UserError(f"spike={self.spike} must be above 0 nats; None lets any loss pass")
         if self.batch_size % self.microbatches:

@@ -15,6 +15,7 @@ from jaxgpt.training.config import OptimizerConfig
 from jaxgpt.training.muon import scale_by_muon_and_adam
 
 DECAYED = {"kernel": True, "embed": True, "position": True, "head": True, "bias": False, "scale": False}
+DECAYED |= {"a": True, "b": True}  # the factors of an adapter
 """Which parameters weight decay pulls towards zero, by the last word of their path. Not by rank: biases are [N, H]."""
 
 

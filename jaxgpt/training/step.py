@@ -17,7 +17,7 @@ from jaxgpt.config import GPTConfig
 from jaxgpt.inspect.memory import memory_needed
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.loss import distillation_loss, next_token_loss
-from jaxgpt.model.parameters import abstract_model, path_name
+from jaxgpt.model.parameters import abstract_model, combine, path_name, select
 from jaxgpt.ops.attention import select_backend
 from jaxgpt.ops.dropout import DropoutKey, key_per_row
 from jaxgpt.ops.platform import target_platform
@@ -34,6 +34,7 @@ from jaxgpt.training.state import (
     create_state,
     initial_state,
     state_shardings,
+    trained,
 )
 
 __all__ = [
@@ -130,7 +131,8 @@ def train_step(
     key = dropout_keys(config, state.step, tokens.shape[0])
     remat = "none" if config.remat == "auto" else config.remat
     strategy: dict[str, Any] = {"zero": config.zero, "remat": remat, "grad_dtype": config.grad_dtype}
-    gradient = value_and_grad(loss, mesh, microbatches=config.microbatches, **strategy)
+    strategy |= {"microbatches": config.microbatches, "trained": trained(config)}
+    gradient = value_and_grad(loss, mesh, **strategy)
     (value, aux), grads, grad_norm = gradient(state.model, tokens, key, *frozen)
     model, opt_state = _update(state, grads, grad_norm, config, optimizer, mesh)
     rate = _learning_rate(state, opt_state, config, optimizer)
@@ -160,8 +162,9 @@ def _update(
     if optimizer is None:
         optimizer = make_optimizer(config.optimizer, config.steps, mesh)
         grads = clip(grads, grad_norm, config.optimizer.clip_norm)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.model)  # type: ignore[arg-type]
-    return optax.apply_updates(state.model, updates), opt_state  # type: ignore[arg-type, return-value]
+    parameters: Any = select(state.model, trained(config))
+    updates, opt_state = optimizer.update(grads, state.opt_state, parameters)  # type: ignore[arg-type]
+    return combine(optax.apply_updates(parameters, updates), state.model), opt_state  # type: ignore[arg-type]
 
 
 def _learning_rate(
