@@ -12,6 +12,8 @@ from jaxgpt.fields import check_types
 
 Position = Literal["learned", "rotary", "none"]
 Activation = Literal["gelu_tanh", "gelu", "relu", "silu"]
+Weights = Literal["bf16", "int8"]
+"""How decoding keeps the matrices: in bfloat16, or in int8 with a scale for each output. Sums are in float32."""
 Backend = Literal["auto", "xla", "blocked", "banded", "cudnn"]
 
 VOCABULARY_MULTIPLE = 128

@@ -11,6 +11,7 @@ from rich.table import Table
 from jaxgpt.commands.output import print_table, progress_bar, say
 from jaxgpt.config import Backend
 from jaxgpt.errors import UserError
+from jaxgpt.runtime.host_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from jaxgpt.data import TokenData
@@ -52,6 +53,7 @@ def main(arguments: list[str]) -> int:
     chosen = tyro.cli(Arguments, prog="jaxgpt evaluate", args=arguments)
     if chosen.batch_size != "auto" and chosen.batch_size < 1:
         raise UserError(f"--batch-size {chosen.batch_size} computes nothing; use at least 1, or auto")
+    keep_freed_memory()
     return evaluate_text(chosen) if chosen.tasks is None else evaluate_tasks(chosen)
 
 

@@ -13,11 +13,12 @@ from jaxgpt.model.blocks import Blocks
 from jaxgpt.model.cache import Cache, LayerCache, cache_from_prefill, cache_lengths, check_capacity, filled, write
 from jaxgpt.model.init import INIT_STDDEV, PRNGSequence, Rngs, position_table, residual_stddev, vocabulary_table
 from jaxgpt.model.inputs import check_segment_ids, check_tokens, document_starts, positions_of
-from jaxgpt.model.layers import LayerNorm, Linear
+from jaxgpt.model.layers import InferenceHead, LayerNorm, Linear
 from jaxgpt.model.rotary import rotate
 from jaxgpt.ops.attention import DocStarts, causal_attention, decode_attention
 from jaxgpt.ops.dropout import DropoutKey, dropout, key_per_row, split_keys
 from jaxgpt.ops.gelu import ACTIVATIONS
+from jaxgpt.ops.linear import table_product
 from jaxgpt.ops.residual import qkv, residual
 from jaxgpt.ops.rounding import round_to
 
@@ -181,13 +182,17 @@ class GPT(nnx.Module):
 
     def logits(self, x: Hidden) -> Float[Array, "B T V"]:
         """Scores over the vocabulary in float32, without the table's padding rows."""
-        table = self.output_table.astype(x.dtype)
-        logits = jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
+        if isinstance(self.head, InferenceHead):
+            logits = self.head(x)
+        else:
+            logits = table_product(x, self.output_table.astype(x.dtype))
         return logits[..., : self.config.vocab_size]
 
     @property
     def output_table(self) -> Float[Array, "V D"]:
         """The head's matrix, padding rows included: the embedding table where they are tied."""
+        if isinstance(self.head, InferenceHead):
+            return self.head.table
         return (self.embed if self.head is None else self.head)[...]
 
 

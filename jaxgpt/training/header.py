@@ -4,6 +4,7 @@ import jax
 from rich.console import Console
 
 from jaxgpt.model.parameters import abstract_model, num_parameters, select
+from jaxgpt.ops.platform import emulates_bfloat16
 from jaxgpt.parallel.sharding import bytes_per_device
 from jaxgpt.runtime.processes import count_hosts
 from jaxgpt.training.state import abstract_state, trained
@@ -24,7 +25,7 @@ def print_header(trainer: Trainer, console: Console) -> None:
     attention = describe_attention(config.model, documents=config.data.mask_documents)
     rows = {
         "run": trainer.run.folder,
-        "model": f"{num_parameters(abstract_model(config.model)):,} parameters, {config.model.dtype}",
+        "model": f"{num_parameters(abstract_model(config.model)):,} parameters, {describe_dtype(config.model.dtype)}",
         "data": f"{source}: {counts['train']:,} tokens, {counts['validation']:,} for validation",
         "steps": f"{config.steps} of {config.batch_size} x {config.model.context_length} tokens",
         "device": f"{device.device_kind}; attention: {attention}",
@@ -51,6 +52,16 @@ def print_header(trainer: Trainer, console: Console) -> None:
             "more text, or stop early by --patience 3",
             soft_wrap=True,
         )
+
+
+def describe_dtype(dtype: str) -> str:
+    """The dtype, and whether float32 would be faster here.
+
+    >>> describe_dtype("float32")
+    'float32'
+    """
+    slow = dtype == "bfloat16" and emulates_bfloat16()
+    return f"{dtype}, which this CPU emulates: float32 is faster" if slow else dtype
 
 
 def _counted(number: int, noun: str) -> str:
