@@ -20,8 +20,8 @@ class Adapter(nnx.Module):
     """The change of a linear map (equation 3). B starts at zero, so at first there is none."""
 
     def __init__(self, inputs: int, outputs: int, rank: int, alpha: float, *, rngs: Rngs) -> None:
-        self.a = nnx.Param(inputs**-0.5 * jax.random.normal(rngs.params(), (inputs, rank)))
-        self.b = nnx.Param(jnp.zeros((rank, outputs)))
+        self.a = nnx.Param(inputs**-0.5 * jax.random.normal(rngs.params(), (inputs, rank), jnp.float32))
+        self.b = nnx.Param(jnp.zeros((rank, outputs), jnp.float32))
         self.scale = alpha / rank
 
     def __call__(self, x: Float[Array, "M I"]) -> Float[Array, "M O"]:

@@ -195,8 +195,9 @@ def test_a_run_of_adapters_is_opened_as_any_other(tmp_path):
     assert sizes[4] < sizes[0] / 2  # the weights are in the first alone
     np.testing.assert_array_equal(result.model.embed, base.embed)
     assert not np.array_equal(result.model.blocks[0].mlp.up.kernel, base.blocks[0].mlp.up.kernel)
-    with pytest.raises(UserError, match="lora=4, not 8"):
-        jaxgpt.train(folder=tmp_path / "run", resume=True, steps=6, lora=8, **settings)
+    for changed, words in (({"lora": 8}, "lora=4, not 8"), ({"dtype": "bfloat16"}, "model.dtype='float32', not")):
+        with pytest.raises(UserError, match=words):
+            jaxgpt.train(folder=tmp_path / "run", resume=True, steps=6, **changed, **settings)
 
 
 def test_alpha_without_a_rank_is_refused():
