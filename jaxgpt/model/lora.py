@@ -13,6 +13,7 @@ from jaxtyping import Float
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.init import PRNGSequence, Rngs
 from jaxgpt.model.layers import Linear
+from jaxgpt.model.parameters import abstract_model
 from jaxgpt.ops.linear import linear
 
 
@@ -64,17 +65,19 @@ def merge_adapters(model: GPT) -> GPT:
         >>> jax.tree.structure(merged) == jax.tree.structure(model)
         True
     """
+    if not has_adapters(model):
+        return model
 
     def merge(part: Linear) -> Linear:
-        if part.adapter is None:
-            return part
         adapter, part = part.adapter, jax.tree.map(lambda leaf: leaf, part)
+        assert adapter is not None
         change = adapter.scale * jnp.matmul(adapter.a[...], adapter.b[...], precision="highest")
         part.kernel = nnx.Param(part.kernel[...].astype(change.dtype) + change.reshape(part.kernel.shape))
         part.adapter = None
         return part
 
-    return _map_linear(merge, model)
+    leaves = jax.tree.leaves(_map_linear(merge, model))
+    return jax.tree.unflatten(jax.tree.structure(abstract_model(model.config)), leaves)
 
 
 def has_adapters(model: GPT) -> bool:

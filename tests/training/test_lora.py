@@ -56,7 +56,7 @@ def test_merged_the_adapters_compute_the_same():
     model, tokens = trained_adapters(MODEL), jnp.asarray(text(MODEL))
     adapted, merged, base = (forward(each, tokens) for each in (model, merge_adapters(model), loud(MODEL)))
     assert np.abs(adapted - base).max() > 0.1
-    np.testing.assert_allclose(adapted, merged, atol=5e-5)
+    np.testing.assert_allclose(adapted, merged, atol=2e-4)  # logits reach 20
 
 
 def test_generation_and_saving_merge_the_adapters(tmp_path):
