@@ -222,7 +222,7 @@ def test_a_text_without_room_for_validation_is_refused(tmp_path):
 
 
 def test_an_unknown_tokenizer_is_refused(text, tmp_path):
-    with pytest.raises(ValueError, match="'bpe'.*gpt2, char, or a folder"):
+    with pytest.raises(ValueError, match="'bpe'.*gpt2, char, bpe-N for N byte pairs"):
         prepare(text, "bpe", tmp_path)
 
 

@@ -12,7 +12,7 @@ from jaxgpt.training.dry_run import Cost, cost_rows
 from jaxgpt.training.trainer import Trainer
 from tests.runs import jaxgpt, steps_saved, write_text
 
-TINY = dataclasses.replace(TrainConfig.preset("tiny"), mesh=MeshConfig(1, 1, allow_idle=True))
+TINY = dataclasses.replace(TrainConfig.preset("tiny"), batch_size=4, mesh=MeshConfig(1, 1, allow_idle=True))
 FLAGS = ("--model.num-layers", "1", "--eval-batches", "1", "--dry-run")
 
 
