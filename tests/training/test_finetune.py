@@ -59,6 +59,7 @@ def test_a_batch_comes_in_pieces_where_the_memory_is_small():
         assert config.batch_size // config.microbatches == rows
 
 
+@pytest.mark.slow
 def test_the_estimate_of_the_memory_is_that_of_the_compiled_program_within_a_factor_of_two():
     model = jaxgpt.GPTConfig(vocab_size=64, context_length=128, num_layers=8, num_heads=4, d_model=128)
     needed = []
@@ -112,7 +113,7 @@ def pretrained(tmp_path_factory):
     return folder / "hf"
 
 
-@pytest.mark.parametrize(("lora", "rate"), [(None, 3e-3), (8, 2e-2)])
+@pytest.mark.parametrize(("lora", "rate"), [(None, 3e-3), pytest.param(8, 2e-2, marks=pytest.mark.slow)])
 def test_the_held_back_loss_of_a_new_text_falls(pretrained, tmp_path, lora, rate):
     model = jaxgpt.load(pretrained)
     result = train(other_text(1), tmp_path / "run", model=model, steps=40, lora=lora, learning_rate=rate)

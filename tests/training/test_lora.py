@@ -43,7 +43,15 @@ def trained_adapters(config):
     return jax.tree_util.tree_map_with_path(fill, model)
 
 
-@pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16"}, {"scan_layers": True, "window": (5, None)}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "bfloat16"},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"scan_layers": True, "window": (5, None)}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_at_first_the_loss_is_the_models_own_to_the_bit(changes):
     config = dataclasses.replace(MODEL, **changes)
     adapted = add_adapters(loud(config), 4, 8.0, rngs=nnx.Rngs(1))
@@ -141,13 +149,10 @@ def test_adapters_alone_are_trained():
     assert sum(leaf.size for leaf in jax.tree.leaves(state.opt_state)) == 2 * adapters + 2  # Adam's, and two counters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
-    [
-        pytest.param({"zero": 1}, marks=pytest.mark.slow),
-        pytest.param({"remat": "block"}, marks=pytest.mark.slow),
-        {"model": dataclasses.replace(MODEL, scan_layers=True), "remat": "full"},
-    ],
+    [{"zero": 1}, {"remat": "block"}, {"model": dataclasses.replace(MODEL, scan_layers=True), "remat": "full"}],
     ids=["zero 1", "block", "full, scan"],
 )
 def test_every_mesh_and_strategy_trains_the_same_adapters(changes):
@@ -160,6 +165,7 @@ def test_every_mesh_and_strategy_trains_the_same_adapters(changes):
         np.testing.assert_allclose(leaf, theirs[name], atol=2e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_program_has_no_gradient_of_what_is_not_trained():
     """Neither the bytes of one, nor a product that would be the gradient of a kernel or of the table."""
     model = dataclasses.replace(MODEL, num_layers=1, d_model=256, d_mlp=1024, vocab_size=4000)
@@ -180,6 +186,7 @@ def bytes_below(folder):
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_a_run_of_adapters_is_opened_as_any_other(tmp_path):
     base = jaxgpt.GPT(jaxgpt.GPTConfig.preset("tiny"), rngs=nnx.Rngs(0))
     settings = {"data": list(range(20)) * 40, "quiet": True, "eval_every": 2, "mesh": one_device()}
