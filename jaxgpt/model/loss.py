@@ -24,7 +24,7 @@ def next_token_loss(model: GPT, tokens: Int[Array, "B S"], key: Key[Array, "..."
     """
     x = model.hidden(tokens[..., :-1], key)
     x, targets = x.reshape(-1, x.shape[-1]), tokens[..., 1:].reshape(-1)
-    return cross_entropy(x, model.output_table, targets, model.config.vocab_size) / targets.size
+    return cross_entropy(x, model.output_table, targets, model.config.vocab_size, 1 / targets.size)
 
 
 def distillation_loss(
