@@ -71,8 +71,8 @@ BOUNDS = {
     "124M, data 8": {"exposed_percent": 37},
     "124M, fsdp 8": {"exposed_percent": 32},
 }
-"""They only go down. exposed_percent: of the bytes that are sent, those sent while no product is computed: the gather of
-the vocabulary's table (fsdp), its gradient, and the first and last block."""
+"""They only go down. exposed_percent: of the bytes that are sent, those sent while no product is computed: the gather
+of the vocabulary's table (fsdp), its gradient, and the first and last block."""
 
 
 @dataclasses.dataclass(frozen=True)
