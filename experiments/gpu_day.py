@@ -96,7 +96,7 @@ def made(part: str, device: dict[str, Any], arguments: Arguments, ends: float) -
         command += ["--nanogpt", str(arguments.nanogpt)]
     began = time.monotonic()
     with (
-        tempfile.TemporaryFile("w+") as errors,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True) as process,
     ):
         timer = threading.Timer(limit, end, [process])

@@ -6,9 +6,10 @@ bfloat16 by autocast over float32 weights, as nanoGPT trains.
 
 import contextlib
 import importlib.util
+import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import transformers
 from jaxtyping import Int
 
 from converters import save_pretrained
+from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.optimizer import schedule
@@ -53,10 +55,16 @@ def transformers_loss(model: GPT) -> tuple[torch.nn.Module, Loss]:
 
 
 def nanogpt_loss(model: GPT, checkout: Path) -> tuple[torch.nn.Module, Loss]:
-    """NanoGPT's GPT and its loss. Raises ValueError where there is no model.py."""
+    """NanoGPT's GPT and its loss."""
+    loaded = nanogpt_model(model, checkout).train()
+    return loaded, lambda inputs, targets: loaded(inputs, targets)[1]
+
+
+def nanogpt_model(model: GPT, checkout: Path) -> torch.nn.Module:
+    """The same weights in nanoGPT's model.py, by our ckpt.pt. Raises UserError where there is no model.py."""
     file = checkout / "model.py"
     if not file.exists():
-        raise ValueError(f"--nanogpt {checkout} has no model.py; give the folder of a nanoGPT checkout")
+        raise UserError(f"--nanogpt {checkout} has no model.py; give the folder of a nanoGPT checkout")
     spec = importlib.util.spec_from_file_location("nanogpt_model", file)
     assert spec is not None, "it is a file of Python"
     assert spec.loader is not None, "it is a file of Python"
@@ -68,8 +76,7 @@ def nanogpt_loss(model: GPT, checkout: Path) -> tuple[torch.nn.Module, Loss]:
         saved = torch.load(Path(folder) / "model" / "ckpt.pt", map_location="cpu", weights_only=True)
     loaded = theirs.GPT(theirs.GPTConfig(**saved["model_args"]))
     loaded.load_state_dict(saved["model"])
-    loaded = loaded.to(device()).train()
-    return loaded, lambda inputs, targets: loaded(inputs, targets)[1]
+    return loaded.to(device())
 
 
 def train_step(config: TrainConfig, model: torch.nn.Module, loss: Loss, *, compiled: bool, wait: bool = True) -> Step:
@@ -99,16 +106,14 @@ def train_step(config: TrainConfig, model: torch.nn.Module, loss: Loss, *, compi
     return update
 
 
-def greedy(model: GPT, prompt: Int[np.ndarray, "B T"], count: int) -> Callable[[], np.ndarray]:
-    """Transformers' `generate` with a static cache, which it compiles on a GPU; returns all tokens."""
-    loaded = transformers_model(model).eval()
-    if model.config.dtype == "bfloat16":
-        loaded = loaded.to(torch.bfloat16)
+def greedy(model: GPT, prompt: Int[np.ndarray, "B T"], dtype: str) -> Callable[[int], np.ndarray]:
+    """Transformers' `generate` with a static cache, which it compiles on a GPU: from a count of new tokens to all."""
+    loaded = transformers_model(model).eval().to(getattr(torch, dtype))
     loaded.generation_config.eos_token_id = None
     loaded.generation_config.pad_token_id = 0
     tokens = torch.from_numpy(prompt.astype(np.int64)).to(device())
 
-    def run() -> np.ndarray:
+    def run(count: int) -> np.ndarray:
         with torch.no_grad():
             found = loaded.generate(
                 tokens,
@@ -118,6 +123,41 @@ def greedy(model: GPT, prompt: Int[np.ndarray, "B T"], count: int) -> Callable[[
                 cache_implementation="static",
             )
         return found.cpu().numpy()
+
+    return run
+
+
+@contextlib.contextmanager
+def llamacpp(model: GPT, rows: int) -> Iterator[str]:
+    """The address of llama.cpp's server with the same weights in float32, which decodes so many texts at once."""
+    import xllamacpp
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, Path(folder) / "model", "gguf", "float32")
+        params = xllamacpp.CommonParams()
+        params.model.path = str(Path(folder) / "model" / "model.gguf")
+        params.n_ctx, params.n_parallel, params.port = rows * model.config.context_length // 2, rows, 0
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count()
+        server = xllamacpp.Server(params)
+        yield server.listening_address
+        del server
+
+
+def llama_cpp(model: GPT, prompt: Int[np.ndarray, " T"], stored: str) -> Callable[[int], list[int]]:
+    """llama.cpp with its weights in float32, float16 or q8_0: from a count of new tokens to those, greedy."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, Path(folder) / "model", "gguf", dtype=stored)
+        params.model.path = str(Path(folder) / "model" / "model.gguf")
+        params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 256, 1, os.cpu_count() or 1
+        server = xllamacpp.Server(params)
+
+    def run(count: int) -> list[int]:
+        request = {"prompt": prompt.tolist(), "max_tokens": count, "temperature": 0, "ignore_eos": True, "logprobs": 1}
+        answer = server.handle_completions(request)["choices"][0]["logprobs"]["content"]
+        return [entry["id"] for entry in answer]
 
     return run
 

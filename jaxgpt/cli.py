@@ -14,6 +14,7 @@ from jaxgpt.runtime.xla_flags import avoid_wrong_sums
 
 COMMANDS = {
     "train": "train a GPT, or go on with a run",
+    "finetune": "train a model further on a text, with settings made from both",
     "generate": "continue a text",
     "serve": "OpenAI's completions API, and a page to try a model",
     "evaluate": "loss on a text, or the standard evaluations",
@@ -23,6 +24,7 @@ COMMANDS = {
     "convert": "write a model for another library, with other attention if you like",
     "plan": "what a run will need and send, before it runs",
     "data": "turn text of any size into token shards to train on",
+    "completion": "print what makes a shell complete commands and flags",
     "verify": "compare a model with transformers, number by number",
 }
 """The subcommands; each is the module of that name in jaxgpt.commands, and its `main(arguments)`."""
@@ -38,6 +40,7 @@ OUT_OF_MEMORY = {
     "runs": LESS,
     "lm_eval": f"make --batch_size smaller, or {LESS}",
     "convert": LESS,
+    "completion": LESS,
     "plan": "plan for fewer --devices, or on a machine with more memory",
     "data": "use fewer --workers, or a machine with more memory",
     "verify": LESS,
@@ -81,6 +84,8 @@ def main() -> int:
 
 
 def _command(name: str, arguments: list[str]) -> int:
+    if os.environ.get("NO_COLOR"):
+        os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")  # tyro does not know NO_COLOR
     _keep_programs()
     avoid_wrong_sums()
     gc.set_threshold(100_000, 20, 20)  # a start makes a million objects that stay: 0.4 of 5.2 s went into sorting them
@@ -89,7 +94,7 @@ def _command(name: str, arguments: list[str]) -> int:
 
 def _about(name: str) -> int:
     """What is printed where no command is named."""
-    if name in ("-h", "--help"):
+    if name in ("-h", "--help", "help"):
         print(USAGE.format("\n".join(f"  {command:<10} {purpose}" for command, purpose in COMMANDS.items())))
         return 0
     if name == "--version":

@@ -2,15 +2,18 @@
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
 
+from jaxgpt.commands.flags import flags_of, refuse_foreign, take_name
+from jaxgpt.commands.foreign_flags import FOREIGN
 from jaxgpt.commands.train import initial_config
 from jaxgpt.errors import UserError
 from jaxgpt.inspect.hardware import UTILISATION, Device, Fabric
 from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.presets import PRESETS
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -34,9 +37,9 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     """Compile a preset's step for devices that need not be here, and print what it needs and sends."""
-    flags = list(arguments)
-    preset = flags.pop(0) if flags and not flags[0].startswith("-") else "quickstart"
-    default = Arguments(initial_config(preset, flags))
+    flags, known = list(arguments), flags_of(Arguments) | {"--help": 0, "-h": 0}
+    refuse_foreign(flags, known, FOREIGN)
+    default = Arguments(initial_config(take_name(flags, known, PRESETS), None, flags)[1])
     description = "What a run will need and what it will send, before it runs. Takes the flags of `jaxgpt train` too."
     chosen = tyro.cli(Arguments, prog="jaxgpt plan [PRESET]", description=description, args=flags, default=default)
     if chosen.devices < 1:
@@ -75,9 +78,10 @@ def compile_plan(chosen: Arguments) -> "Plan":
     config, device = chosen.config, chosen.device
     mesh = config.mesh.make(devices_of(device, chosen.devices))
     state, batch, teacher = abstract_state(config, mesh), abstract_batch(config, mesh), _teacher(config, mesh)
+    end_of_text = config.model.vocab_size - 1 if config.data.mask_documents else None  # any id: the program is the same
     with compiling_for_device(device) as options:
-        limit = memory_limit(device)
-        compiled, remat = compile_step(config, mesh, state, batch, teacher, limit=limit, options=options)
+        rule: dict[str, Any] = {"limit": memory_limit(device), "options": options}
+        compiled, remat = compile_step(config, mesh, state, batch, teacher, end_of_text=end_of_text, **rule)
     tokens = config.batch_size * config.model.context_length
     parts = {"state": state, "model": state.model, "teacher": teacher}
     return make_plan(compiled, mesh, config.model, tokens, remat=remat, device=device, **parts)

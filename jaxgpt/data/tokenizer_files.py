@@ -23,7 +23,10 @@ BY_TRANSFORMERS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
 META = "meta.pkl"
 LARGEST_FILE = 200_000_000
 """Bytes; the largest vocabularies have 35 million."""
-CHOICES = "--data.tokenizer has to be gpt2, char, or a folder with a tokenizer, such as `jaxgpt data tokenizer` makes"
+CHOICES = (
+    "--data.tokenizer has to be gpt2, char, bpe-N for N byte pairs of the text itself, or a folder with a tokenizer, "
+    "such as `jaxgpt data tokenizer` makes"
+)
 
 
 def as_tokenizer(name: str | Tokenizer) -> Tokenizer:

@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     remat: str
     parameters: int
     optimizer: int
-    """Both of Adam's moments, and counters."""
+    """The optimizer's state: of AdamW two moments of each parameter, of Muon one of each kernel; and counters."""
     teacher: int
     """The model that is distilled; 0: none."""
     temporary: int

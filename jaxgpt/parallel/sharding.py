@@ -15,6 +15,8 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import named_parameters
 from jaxgpt.parallel.mesh import FSDP
 
+LINEAR = ("attn.query", "attn.key", "attn.value", "attn.out", "mlp.up", "mlp.down")
+
 AXES: dict[str, tuple[str, ...]] = {
     "embed": ("vocab", "embed"),
     "head": ("vocab", "embed"),
@@ -37,6 +39,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "mlp_norm.bias": ("small",),
     "norm.scale": ("small",),
     "norm.bias": ("small",),
+    **{f"{name}.adapter.{factor}": ("small", "small") for name in LINEAR for factor in ("a", "b")},
 }
 """The axes of each parameter, by its path in the model or in a block. A small parameter is whole on every device."""
 

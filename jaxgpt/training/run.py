@@ -32,13 +32,13 @@ LARGEST_CONFIG = 50_000_000
 
 MAY_CHANGE = ("dropout", "dtype", "attention", "scan_layers")
 """Fields of the model that may change within a run: no parameter depends on them."""
-MUST_STAY = ("model", "data", "seed", "batch_size", "init", "distill")
+MUST_STAY = ("model", "data", "seed", "batch_size", "init", "distill", "lora", "lora_alpha")
 """Fields of the config that may not: another would have been trained from the start."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run folder: config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, samples/.
+    """A run folder: config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, samples/, loss.png, README.txt.
 
     Example:
         >>> import tempfile, jaxgpt
@@ -75,7 +75,8 @@ class Run:
     def open_checkpoints(self) -> Checkpoints:
         """The checkpoints, kept as the config says."""
         config = self.config
-        return Checkpoints(self.checkpoints, config.keep_checkpoints, config.keep_every, run_id=self.id)
+        keep = config.keep_checkpoints, config.keep_every
+        return Checkpoints(self.checkpoints, *keep, run_id=self.id, lora=config.lora is not None)
 
     def data(self) -> TokenData:
         """The run's tokens. Raises UserError where the text is no longer the one the run began with."""

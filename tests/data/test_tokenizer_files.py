@@ -148,7 +148,7 @@ def test_a_broken_file_is_named(tmp_path, content, message):
 
 def test_no_files_no_tokenizer(tmp_path):
     assert read_tokenizer(tmp_path) is None
-    with pytest.raises(UserError, match="has to be gpt2, char, or a folder"):
+    with pytest.raises(UserError, match="has to be gpt2, char, bpe-N"):
         as_tokenizer(str(tmp_path))
 
 

@@ -62,7 +62,7 @@ def test_as_many_of_the_latest_are_kept_as_asked_for(tmp_path):
 def test_a_state_is_restored_to_the_bit(folder, step):
     with Checkpoints(folder) as checkpoints:
         found = checkpoints.restore_state(CONFIG, step, one_device())
-        model = checkpoints.restore_model(CONFIG.model, step)
+        model = checkpoints.restore_model(CONFIG, step)
     assert jax.tree.structure(found) == jax.tree.structure(state(step))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(state(step)), strict=True):
         assert one.dtype == other.dtype
@@ -101,7 +101,7 @@ def test_a_checkpoint_that_misses_a_part_is_one_clear_error(folder, tmp_path):
     ids=str,
 )
 def test_a_checkpoint_of_another_config_is_one_clear_error(folder, changes):
-    other = dataclasses.replace(CONFIG.model, **changes)
+    other = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **changes))
     with Checkpoints(folder) as checkpoints, pytest.raises(ValueError, match="it is damaged or of another config"):
         checkpoints.restore_model(other, 4)
 

@@ -106,7 +106,7 @@ def test_a_text_that_has_changed_is_refused(run, text):
         {"model": dataclasses.replace(CONFIG.model, num_layers=3)},
         {"data": DataConfig("elsewhere.txt", "char")},
         {"seed": 5},
-        {"batch_size": 8},
+        {"batch_size": 16},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -182,7 +182,7 @@ def test_a_run_can_be_moved(run, tmp_path):
     ("wrong", "message"),
     [
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"microbatches": 3}, "batch_size=4 is not a multiple of microbatches=3"),
+        ({"microbatches": 3}, "batch_size=8 is not a multiple of microbatches=3"),
         ({"seed": -1}, "seed=-1 must not be below 0"),
     ],
 )

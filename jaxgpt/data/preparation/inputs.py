@@ -85,7 +85,7 @@ def find(
                 if path.is_dir():
                     inputs += _folder(path, suffixes, exclude, text_only, left_out)
                 else:
-                    inputs.append(_file(path, path.name, _kind(path.name, None)))
+                    inputs.append(_file(str(path), path.name, _kind(path.name, None)))
     if not inputs:
         holds = ", ".join([*suffixes, *(() if text_only else (*LINES_SUFFIXES, ".parquet"))])
         raise UserError(
@@ -123,7 +123,7 @@ def _paths(name: str) -> list[Path]:
 def _folder(
     root: Path, suffixes: tuple[str, ...], exclude: Path | None, text_only: bool, left_out: Counter[str]
 ) -> list[Input]:
-    found = []
+    found: list[str] = []  # strings and no Paths: a folder may hold millions
     for folder, folders, files in os.walk(root):
         here = Path(folder)
         linked = [name for name in folders if (here / name).is_symlink()]
@@ -138,10 +138,12 @@ def _folder(
             if kind is None or (text_only and not name.endswith(suffixes)):
                 left_out[Path(name).suffix] += not name.startswith(".")
             else:
-                found.append(here / name)
+                found.append(os.path.join(folder, name))
     for suffix in [suffix for suffix, count in left_out.items() if not count]:
         del left_out[suffix]
-    return [_file(path, str(path.relative_to(root)), _kind(path.name, suffixes) or "text") for path in sorted(found)]
+    found.sort(key=lambda path: path.split(os.sep))
+    below = len(os.path.join(root, ""))
+    return [_file(path, path[below:], _kind(path, suffixes) or "text") for path in found]
 
 
 def _is_ours(folder: Path, exclude: Path | None) -> bool:
@@ -168,11 +170,11 @@ def _kind(name: str, suffixes: tuple[str, ...] | None) -> Kind | None:
     return "text" if suffixes is None or plain.endswith(suffixes) else None
 
 
-def _file(path: Path, name: str, kind: Kind | None) -> Input:
+def _file(path: str, name: str, kind: Kind | None) -> Input:
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is not a file on a disk: pipe it into `jaxgpt data prepare - FOLDER`")
-    return Input(str(path), name, kind or "text", status.st_size, status.st_mtime_ns)
+    return Input(path, name, kind or "text", status.st_size, status.st_mtime_ns)
