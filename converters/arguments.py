@@ -7,6 +7,7 @@ from typing import Literal
 from jaxgpt.config import Activation, Position
 
 Step = Literal["latest", "best"] | int
+Format = Literal["auto", "gpt2", "gpt_bigcode", "starcoder2", "nanogpt", "llm.c", "gguf", "jaxgpt", "peft"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,13 +15,16 @@ class Convert:
     """Write a model as a folder that another library opens, with other attention if you like."""
 
     source: str
-    """A Hugging Face folder or hub id, a weights file, or a run folder."""
+    """A Hugging Face folder or hub id, a weights file (GGUF and ckpt.pt too), or a run folder."""
     folder: Path
     """Where to write; must not exist, or be empty."""
     step: Step = "latest"
     """Which checkpoint of a run: the latest, the best (lowest validation loss), or the one of a step."""
-    architecture: Literal["auto", "gpt2", "gpt_bigcode", "starcoder2", "nanogpt", "llm.c", "gguf", "jaxgpt"] = "auto"
-    """The format to export. auto: gpt_bigcode for multi-query, gpt2 for learned positions, starcoder2 for rotary."""
+    architecture: Literal["auto", "gpt2", "gpt_bigcode", "starcoder2", "nanogpt", "llm.c", "gguf", "jaxgpt", "peft"] = (
+        "auto"
+    )
+    """The format to export. auto: gpt_bigcode for multi-query, gpt2 for learned positions, starcoder2 for rotary.
+    peft: the adapters of a run alone."""
     dtype: Literal["float32", "bfloat16", "float16", "f32", "fp32", "bf16", "f16", "fp16", "q8_0"] = "float32"
     """What the weights are stored in; q8_0 is for gguf alone."""
     num_kv_heads: int | None = None
@@ -41,6 +45,8 @@ class Convert:
     """Print what would be written and what would change, and write nothing."""
     verify: bool = False
     """Compare what was written with transformers before it takes its name; the model card shows the certificate."""
+    push_to: str | None = None
+    """Upload the finished folder, its model card included, to this OWNER/NAME of the Hugging Face hub."""
     allow_nonfinite: bool = False
     """Take weights that are NaN or infinite as they are."""
 
@@ -50,7 +56,7 @@ class Verify:
     """Compare a model here with the same one in transformers, number by number."""
 
     source: str
-    """A Hugging Face folder or hub id, a weights file, or a run folder."""
+    """A Hugging Face folder or hub id, a weights file (GGUF and ckpt.pt too), or a run folder."""
     step: Step = "latest"
     """Which checkpoint of a run: the latest, the best (lowest validation loss), or the one of a step."""
     against: str | None = None

@@ -17,9 +17,11 @@ from converters.arguments import Convert, Verify
 from converters.companions import left_behind, tokenizer_files
 from converters.comparison import comparison
 from converters.export import select_architecture
-from converters.hub import is_local, local_path
+from converters.formats.tensorflow_bundle import HPARAMS
+from converters.hub import check_push, is_local, local_path, push
 from converters.load import load_pretrained
 from converters.lora import base_of, is_adapter
+from converters.model_card import name_on_card
 from converters.save import parse_bytes, planned_files, save_pretrained
 from converters.sources import CONFIG
 from converters.verification.certify import certify
@@ -49,7 +51,11 @@ def convert(
     `load_pretrained`, `adapt_weights` and `save_pretrained` do; nothing is written then.
     """
     if args.verify and args.architecture == "gguf":
-        raise UserError("--verify compares with transformers, which opens no GGUF file: verify the source instead")
+        raise UserError(
+            f"--verify compares folders of transformers: convert without it, then jaxgpt verify {args.folder}"
+        )
+    if args.push_to is not None:
+        check_push(args.push_to)
     console = Console(markup=False, highlight=False)
     model = load(args.source, **_options(args))
     changes: dict[str, Any] = {
@@ -80,6 +86,10 @@ def convert(
         left = left_behind(carry_from) if (carry_from / CONFIG).exists() else []
     told = f"; left behind: {', '.join(left)}" if left else ""
     console.print(f"{args.folder} holds a {kind} model{_lacking(args.folder, kind)}{told}", soft_wrap=True)
+    if args.push_to is not None:
+        name_on_card(args.folder, args.push_to)
+        address = push(args.folder, args.push_to)
+        console.print(f"pushed to {address}; a new model is private until you publish it there", soft_wrap=True)
     return None
 
 
@@ -128,7 +138,9 @@ def _companions(args: Convert, draft: Path, context_length: int, write_tokenizer
     folder = path if path.is_dir() else path.parent
     if is_adapter(folder) and not tokenizer_files(folder):
         folder = local_path(base_of(folder))
-    if tokenizer_files(folder) or args.architecture in ("nanogpt", "llm.c") or write_tokenizer is None:
+    opened = tokenizer_files(folder) and path.suffix != ".gguf"  # which has its tokenizer inside
+    opened = opened and not (folder / HPARAMS).exists()  # OpenAI's encoder.json, which AutoTokenizer does not open
+    if opened or args.architecture in ("nanogpt", "llm.c") or write_tokenizer is None:
         return folder
     return draft if write_tokenizer(args.source, draft, context_length) else folder
 

@@ -6,6 +6,7 @@ pair left of it when only merges of lower rank are applied.
 
 import base64
 import json
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
@@ -18,7 +19,7 @@ END_OF_TEXT_ID = 50256
 def write_gpt2_tokenizer(folder: Path, context_length: int) -> None:
     """GPT-2's tokenizer as tokenizer.json, and as the vocab.json and merges.txt of older versions."""
     vocab, merges = gpt2_vocabulary()
-    _write_json(folder / "tokenizer.json", _tokenizer(vocab, merges))
+    _write_json(folder / "tokenizer.json", tokenizer_json(vocab, merges, {END_OF_TEXT: True}))
     _write_json(folder / "vocab.json", vocab)
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -58,14 +59,17 @@ def byte_spelling() -> list[str]:
     return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
 
 
-def _tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> dict:
+def tokenizer_json(vocab: dict[str, int], merges: Sequence[tuple[str, ...]], added: dict[str, bool]) -> dict:
+    """The content of a tokenizer.json that splits as GPT-2 does. added: tokens that are not split; whether special."""
     bytes_of = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": True}
+    whole = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": END_OF_TEXT_ID, "content": END_OF_TEXT, **special}],
+        "added_tokens": [
+            {"id": vocab[token], "content": token, **whole, "special": special} for token, special in added.items()
+        ],
         "normalizer": None,
         "pre_tokenizer": bytes_of,
         "post_processor": bytes_of | {"trim_offsets": False},

@@ -1,16 +1,16 @@
-"""Where weights come from: a path on this machine, or the name of a model on the Hugging Face hub."""
+"""Where weights come from, a path on this machine or a model of the Hugging Face hub, and how a folder gets there."""
 
 import re
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import HfApi, constants, get_token, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 
 from converters.companions import TOKENIZER_FILES
+from converters.download import download
 from converters.files import shown
-from converters.patience import download
 from jaxgpt.errors import UserError
 
 CONFIGS = ("config.json", "generation_config.json", "adapter_config.json", *TOKENIZER_FILES)
@@ -42,6 +42,34 @@ def local_path(source: str | Path) -> Path:
         if any(folder.glob(pattern)):
             break
     return folder
+
+
+def check_push(name: str) -> None:
+    """Raise UserError where nothing can be pushed to a model of this name: no such name, off line, not logged in."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII):
+        raise UserError(f"--push-to {shown(name)[1:-1]} is no name of a model on the hub; write OWNER/NAME")
+    if constants.is_offline_mode():
+        raise UserError(f"--push-to {name} needs the hub, and HF_HUB_OFFLINE is set: unset it")
+    if get_token() is None:
+        raise UserError(f"--push-to {name} needs an account of the hub: log in by `hf auth login`, or set HF_TOKEN")
+
+
+def push(folder: Path, name: str) -> str:
+    """Upload a folder as a model of the hub, a private one where it is new; returns its address.
+
+    Raises UserError where the hub refuses; the folder stays.
+    """
+    api = HfApi()
+    try:
+        address = api.create_repo(name, private=True, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload by jaxgpt")
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{folder} is written, and the hub did not take it as {name} ({reason}); "
+            f"try again by `hf upload {name} {folder}`"
+        ) from None
+    return str(address)
 
 
 def _snapshot(model: str, patterns: tuple[str, ...]) -> Path:

@@ -72,3 +72,9 @@ def add_certificate(folder: Path, certificate: str) -> None:
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8")
     card.write_text(text.replace(NOT_VERIFIED, certificate), encoding="utf-8")
+
+
+def name_on_card(folder: Path, name: str) -> None:
+    """Let the card of a folder open the model by its name on the hub."""
+    card = folder / "README.md"
+    card.write_text(card.read_text(encoding="utf-8").replace("(FOLDER)", f'("{name}")'), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,14 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
 
-from converters.architectures import ARCHITECTURES, Architecture, Row, sizes
+from converters.architectures import ARCHITECTURES
 from converters.atomic_dir import atomic_dir
 from converters.companions import copy_tokenizer, generation_settings, special_tokens
 from converters.export import export_weights, select_architecture
-from converters.formats import gguf_file, llmc, nanogpt, own
-from converters.formats.safetensors_files import INDEX, SINGLE
+from converters.formats import gguf_tables, gguf_writer, llmc, nanogpt, own
+from converters.formats.safetensors_writer import shard_name, size_of, split_into_shards, write_weights
 from converters.formats.tensors import DTYPES
 from converters.gpt2_tokenizer import write_gpt2_tokenizer
 from converters.hf_config import config_to_hf
@@ -25,6 +24,7 @@ from converters.model_card import model_card
 from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
+from jaxgpt.model.lora import merge_adapters
 from jaxgpt.model.parameters import named_parameters, num_parameters
 
 SHARD_BYTES = 5_000_000_000
@@ -73,6 +73,7 @@ def save_pretrained(
         >>> (Path(folder) / "model.safetensors").exists()
         True
     """
+    model = merge_adapters(model)
     kind = select_architecture(model.config, architecture)
     stored = storage_dtype(dtype, kind)
     if not allow_nonfinite:
@@ -107,8 +108,8 @@ def write_config(config: GPTConfig, kind: str, folder: Path, dtype: np.dtype, ca
     return write_json(folder / "generation_config.json", ids | settings)
 
 
-SINGLE_FILES = {"nanogpt": nanogpt.FILE, "llm.c": llmc.FILE, "gguf": gguf_file.FILE}
-STORED = {"nanogpt": ("float32",), "llm.c": ("float32", "bfloat16"), "gguf": tuple(gguf_file.FILE_TYPES)}
+SINGLE_FILES = {"nanogpt": nanogpt.FILE, "llm.c": llmc.FILE, "gguf": gguf_tables.FILE}
+STORED = {"nanogpt": ("float32",), "llm.c": ("float32", "bfloat16"), "gguf": tuple(gguf_tables.FILE_TYPES)}
 ALIASES = {"f32": "float32", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "f16": "float16"}
 
 
@@ -123,46 +124,10 @@ def storage_dtype(dtype: Any | None, kind: str) -> np.dtype:
     return names.get(name, np.dtype(np.float32))  # q8_0 is made from float32
 
 
-def write_weights(model: GPT, architecture: Architecture, folder: Path, dtype: np.dtype, shard_bytes: int) -> None:
-    """The safetensors files, of at most `shard_bytes` (or one tensor), with an index where there are several."""
-    parameters, letters = named_parameters(model), sizes(model.config)
-    rows = list(architecture.rows(model.config, parameters))
-    shards = list(split_into_shards(rows, model.config, dtype, shard_bytes))
-    where: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        file = shard_name(number, len(shards))
-        tensors = {
-            architecture.full_name(row.theirs): np.ascontiguousarray(row.tensor(parameters, letters).astype(dtype))
-            for row in shard
-        }
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        (folder / file).chmod((folder / "config.json").stat().st_mode)  # safetensors lets nobody else read it
-        where |= dict.fromkeys(tensors, file)
-    if len(shards) > 1:
-        total = sum(size_of(row, model.config, dtype) for row in rows)
-        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
-
-
 def check_finite(model: GPT, dtype: np.dtype) -> None:
     """Raise UserError with the parameters that hold NaN or infinity once they are of this dtype."""
     if broken := [n for n, value in named_parameters(model).items() if not jnp.isfinite(value.astype(dtype)).all()]:
         raise UserError(f"NaN or infinity in {', '.join(broken)} as {dtype}: use a wider dtype, or allow_nonfinite")
-
-
-def split_into_shards(rows: list[Row], config: GPTConfig, dtype: np.dtype, limit: int) -> Iterator[list[Row]]:
-    """The rows in groups of at most `limit` bytes; a larger tensor is a group of its own."""
-    group: list[Row] = []
-    for row in rows:
-        if group and sum(size_of(one, config, dtype) for one in [*group, row]) > limit:
-            yield group
-            group = []
-        group.append(row)
-    yield group
-
-
-def size_of(row: Row, config: GPTConfig, dtype: np.dtype) -> int:
-    """Bytes of one tensor of theirs."""
-    return int(np.prod(row.layout.shape(sizes(config)))) * dtype.itemsize
 
 
 def write_tokenizer(
@@ -186,7 +151,7 @@ def write_gguf(
         write_tokenizer(model.config, "gguf", Path(draft), tokenizer, carried)
         special = special_tokens(Path(draft) if carried is None else carried)
         name = "q8_0" if dtype == "q8_0" else stored.name
-        gguf_file.write_gguf(model, folder / gguf_file.FILE, name, Path(draft), special)
+        gguf_writer.write_gguf(model, folder / gguf_tables.FILE, name, Path(draft), special)
 
 
 def planned_files(model: GPT, kind: str, dtype: Any | None, shard_bytes: int) -> dict[str, int]:
@@ -204,11 +169,6 @@ def planned_files(model: GPT, kind: str, dtype: Any | None, shard_bytes: int) ->
         shard_name(number, len(shards)): sum(size_of(row, model.config, stored) for row in shard)
         for number, shard in enumerate(shards, 1)
     }
-
-
-def shard_name(number: int, count: int) -> str:
-    """The name of a weights file, as transformers spells it."""
-    return SINGLE if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
 
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

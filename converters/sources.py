@@ -1,12 +1,21 @@
 """What is at a path: which kind of model, its config, its tensors."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from converters.architectures import ARCHITECTURES, NANOGPT, OWN, Architecture
 from converters.files import read_json, regular_file
-from converters.formats import flax_msgpack, llmc, nanogpt, own, safetensors_files, torch_files
+from converters.formats import (
+    flax_msgpack,
+    gguf_reader,
+    gguf_tables,
+    llmc,
+    nanogpt,
+    own,
+    safetensors_files,
+    tensorflow_bundle,
+    torch_files,
+)
 from converters.formats.tensors import Tensors
 from converters.hf_config import config_from_hf, scales_attention
 from jaxgpt.config import GPTConfig
@@ -26,7 +35,8 @@ class Source(NamedTuple):
 
 
 def read_source(path: Path) -> Source:
-    """The model at a path: a Hugging Face folder, a weights file in one, nanoGPT's ckpt.pt, llm.c's .bin, our own.
+    """The model at a path: a Hugging Face folder, a weights file in one, nanoGPT's ckpt.pt, llm.c's .bin, llama.cpp's
+    .gguf, OpenAI's TensorFlow checkpoint, our own.
 
     Raises UserError where it is none of these, or broken.
     """
@@ -37,13 +47,15 @@ def read_source(path: Path) -> Source:
         return _beside_config(path.parent, safetensors_files.read_safetensors(path))
     if path.suffix == ".msgpack":
         return _beside_config(path.parent, flax_msgpack.read_flax(path))
+    if path.suffix == ".gguf":
+        return Source(*gguf_reader.read_gguf(path))
     if path.suffix in (".pt", ".pth"):
         return _nanogpt(*nanogpt.read_nanogpt(path))
     if path.suffix == ".bin":
         if llmc.is_llmc(path):
             return _nanogpt(*llmc.read_llmc(path))
         return _beside_config(path.parent, torch_files.read_bin(path))
-    raise UserError(f"{path} is no weights file that is known: .safetensors, .bin, .pt, .msgpack")
+    raise UserError(f"{path} is no weights file that is known: .safetensors, .bin, .pt, .msgpack, .gguf")
 
 
 FOLDERS = (
@@ -58,11 +70,12 @@ FOLDERS = (
 
 def _read_folder(folder: Path) -> Source:
     if not (folder / CONFIG).exists():
-        for file in (nanogpt.FILE, llmc.FILE):
+        for file in (nanogpt.FILE, llmc.FILE, gguf_tables.FILE):
             if (folder / file).exists():
                 return read_source(folder / file)
-        if (folder / "hparams.json").exists():
-            raise _is_tensorflow(folder)
+        if (folder / tensorflow_bundle.HPARAMS).exists():
+            config, found = tensorflow_bundle.read_tensorflow(folder)
+            return Source(config, ARCHITECTURES["gpt2"], found)
     fields = read_json(folder / CONFIG)  # before its weights, so that its absence is what is reported
     for file, read in FOLDERS:
         if (folder / file).exists():
@@ -92,19 +105,3 @@ def _named(path: Path) -> Path:
         return path
     links = path.parent.parent.glob("snapshots/*/*")
     return next((link for link in sorted(links) if link.resolve() == path.resolve()), path)
-
-
-TENSORFLOW_SIZES = {768: "gpt2", 1024: "gpt2-medium", 1280: "gpt2-large", 1600: "gpt2-xl"}
-
-
-def _is_tensorflow(folder: Path) -> UserError:
-    """The message about OpenAI's own checkpoints, by the width that hparams.json names."""
-    try:
-        name = TENSORFLOW_SIZES.get(read_json(folder / "hparams.json").get("n_embd"))  # type: ignore[arg-type]
-    except (UserError, TypeError, json.JSONDecodeError):
-        name = None
-    hub = f"openai-community/{name or 'gpt2 (or gpt2-medium, gpt2-large, gpt2-xl)'}"
-    return UserError(
-        f"{folder} is a TensorFlow checkpoint as OpenAI published it, which is not read here; "
-        f"the hub id {hub} has the same weights"
-    )

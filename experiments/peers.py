@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import transformers
 from jaxtyping import Int
 
 from converters import save_pretrained
+from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.optimizer import schedule
@@ -54,10 +55,16 @@ def transformers_loss(model: GPT) -> tuple[torch.nn.Module, Loss]:
 
 
 def nanogpt_loss(model: GPT, checkout: Path) -> tuple[torch.nn.Module, Loss]:
-    """NanoGPT's GPT and its loss. Raises ValueError where there is no model.py."""
+    """NanoGPT's GPT and its loss."""
+    loaded = nanogpt_model(model, checkout).train()
+    return loaded, lambda inputs, targets: loaded(inputs, targets)[1]
+
+
+def nanogpt_model(model: GPT, checkout: Path) -> torch.nn.Module:
+    """The same weights in nanoGPT's model.py, by our ckpt.pt. Raises UserError where there is no model.py."""
     file = checkout / "model.py"
     if not file.exists():
-        raise ValueError(f"--nanogpt {checkout} has no model.py; give the folder of a nanoGPT checkout")
+        raise UserError(f"--nanogpt {checkout} has no model.py; give the folder of a nanoGPT checkout")
     spec = importlib.util.spec_from_file_location("nanogpt_model", file)
     assert spec is not None, "it is a file of Python"
     assert spec.loader is not None, "it is a file of Python"
@@ -69,8 +76,7 @@ def nanogpt_loss(model: GPT, checkout: Path) -> tuple[torch.nn.Module, Loss]:
         saved = torch.load(Path(folder) / "model" / "ckpt.pt", map_location="cpu", weights_only=True)
     loaded = theirs.GPT(theirs.GPTConfig(**saved["model_args"]))
     loaded.load_state_dict(saved["model"])
-    loaded = loaded.to(device()).train()
-    return loaded, lambda inputs, targets: loaded(inputs, targets)[1]
+    return loaded.to(device())
 
 
 def train_step(config: TrainConfig, model: torch.nn.Module, loss: Loss, *, compiled: bool, wait: bool = True) -> Step:
@@ -119,6 +125,22 @@ def greedy(model: GPT, prompt: Int[np.ndarray, "B T"], dtype: str) -> Callable[[
         return found.cpu().numpy()
 
     return run
+
+
+@contextlib.contextmanager
+def llamacpp(model: GPT, rows: int) -> Iterator[str]:
+    """The address of llama.cpp's server with the same weights in float32, which decodes so many texts at once."""
+    import xllamacpp
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, Path(folder) / "model", "gguf", "float32")
+        params = xllamacpp.CommonParams()
+        params.model.path = str(Path(folder) / "model" / "model.gguf")
+        params.n_ctx, params.n_parallel, params.port = rows * model.config.context_length // 2, rows, 0
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count()
+        server = xllamacpp.Server(params)
+        yield server.listening_address
+        del server
 
 
 def llama_cpp(model: GPT, prompt: Int[np.ndarray, " T"], stored: str) -> Callable[[int], list[int]]:

@@ -2,10 +2,11 @@
 
     python -m experiments.serve
 
-A GPT-2 of random weights continues each prompt greedily, here and in transformers, in turn. The first pass is that of a
-new process without a program cache, so it compiles; the second is what every later prompt costs. Then eight clients of
-`jaxgpt serve` ask by HTTP, one after another and all at once; transformers has no such server, so its prompts are
-continued one after another, and as one batch that it is given at once.
+A GPT-2 of random weights continues each prompt greedily, here, in transformers and in llama.cpp (float32), in turn. The
+first pass is that of a new process without a program cache, so it compiles; the second is what every later prompt
+costs. Then eight clients ask `jaxgpt serve` and llama.cpp's server by HTTP, one after another and all at once;
+transformers has no such server, so its prompts are continued one after another, and as one batch that it is given at
+once. Needs xllamacpp besides the test extra. --parts measures one of the two and keeps the other of the saved result.
 """
 
 import json
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -22,6 +23,11 @@ import tyro
 from experiments import evidence
 
 CLIENTS = 8
+PACKAGES = ("torch", "transformers", "xllamacpp", "starlette", "uvicorn")
+LLAMACPP = {"ignore_eos": True, "cache_prompt": False}
+"""What llama.cpp's server is asked besides."""
+
+Part = Literal["prompts", "server"]
 
 
 def main(
@@ -29,6 +35,7 @@ def main(
     prompts: int = 10,
     new_tokens: int = 64,
     client_tokens: int = 64,
+    parts: tuple[Part, ...] = ("prompts", "server"),
     results: Path = evidence.RESULTS,
 ) -> dict[str, Any]:
     """Measure, and save the result.
@@ -38,6 +45,7 @@ def main(
         prompts: How many prompts, of different lengths.
         new_tokens: How many tokens each gets.
         client_tokens: How many tokens each client asks for.
+        parts: What is measured.
         results: Where the result goes.
     """
     import jax
@@ -47,27 +55,30 @@ def main(
     from jaxgpt.config import GPTConfig
     from jaxgpt.model.gpt import GPT
 
-    environment = evidence.environment("python -m experiments.serve", "torch", "transformers", "starlette", "uvicorn")
-    model = GPT(GPTConfig.preset(preset), rngs=nnx.Rngs(0))
+    environment = evidence.environment("python -m experiments.serve", *PACKAGES)
+    model = GPT(GPTConfig.preset(preset, position="learned"), rngs=nnx.Rngs(0))
     theirs = peers.transformers_model(model)
     usual = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)  # the first pass compiles all that it needs
+    result: dict[str, Any] = {"preset": preset, "new_tokens": new_tokens, "client_tokens": client_tokens}
+    if (results / "serve.json").exists() and result.items() <= (kept := evidence.read("serve", results)).items():
+        result = kept
     try:
-        measured = {
-            "prompts": ten_prompts(model, theirs, prompts, new_tokens),
-            "server": server(model, theirs, client_tokens),
-        }
+        with peers.llamacpp(model, CLIENTS) as llamacpp:
+            if "prompts" in parts:
+                result["prompts"] = ten_prompts(model, theirs, llamacpp, prompts, new_tokens)
+            if "server" in parts:
+                result["server"] = server(model, theirs, llamacpp, client_tokens)
     finally:
         jax.config.update("jax_enable_compilation_cache", usual)
-    sizes = {"preset": preset, "new_tokens": new_tokens, "client_tokens": client_tokens}
-    result = {**sizes, **measured, "environment": environment}
+    result |= {"environment": environment}
     print(json.dumps(evidence.rounded(result, 3), indent=1))
     evidence.write("serve", result, results)
     return result
 
 
-def ten_prompts(model: Any, theirs: Any, count: int, new_tokens: int) -> dict[str, Any]:
-    """Seconds for each prompt, ours and theirs in turn, in two passes; and how many programs the first compiled."""
+def ten_prompts(model: Any, theirs: Any, llamacpp: str, count: int, new_tokens: int) -> dict[str, Any]:
+    """Seconds for each prompt, of the three in turn, in two passes; and how many programs the first compiled."""
     import jax
 
     from jaxgpt.inference.generate import generate
@@ -75,7 +86,8 @@ def ten_prompts(model: Any, theirs: Any, count: int, new_tokens: int) -> dict[st
     rng = np.random.default_rng(0)
     room = model.config.context_length - new_tokens
     lengths = np.unique(np.linspace(3, min(room, 93), count).astype(int))
-    texts = [rng.integers(0, model.config.vocab_size, (1, length), dtype=np.int32) for length in lengths]
+    texts = [rng.integers(0, model.config.vocab_size - 1, (1, length), dtype=np.int32) for length in lengths]
+    ask = asker(llamacpp, new_tokens, LLAMACPP)
     compiled: list[str] = []
 
     def listen(event: str, seconds: float, **details: Any) -> None:  # noqa: ARG001
@@ -86,45 +98,47 @@ def ten_prompts(model: Any, theirs: Any, count: int, new_tokens: int) -> dict[st
     passes = []
     for _ in range(2):
         compiled.clear()
-        ours, others, alike = [], [], []
+        spent, alike = {"ours": 0.0, "transformers": 0.0, "llama.cpp": 0.0}, []
         for text in texts:
             seconds, tokens = timed(lambda: generate(model, text, new_tokens, temperature=0))  # noqa: B023
             other_seconds, other = timed(lambda: transformers_generate(theirs, text, new_tokens))  # noqa: B023
-            ours.append(seconds)
-            others.append(other_seconds)
+            spent["ours"] += seconds
+            spent["transformers"] += other_seconds
+            spent["llama.cpp"] += timed(lambda: ask(text))[0]  # noqa: B023
             alike.append(float((tokens[:, -new_tokens:] == other[:, -new_tokens:]).mean()))
-        passes.append({"ours": sum(ours), "transformers": sum(others), "programs": len(compiled), "alike": min(alike)})
+        passes.append({**spent, "programs": len(compiled), "alike": min(alike)})
     jax.monitoring.unregister_event_duration_listener(listen)
     return {"lengths": lengths.tolist(), "first_pass": passes[0], "second_pass": passes[1]}
 
 
-def server(model: Any, theirs: Any, new_tokens: int) -> dict[str, float]:
+def server(model: Any, theirs: Any, llamacpp: str, new_tokens: int) -> dict[str, float]:
     """Tokens per second of eight clients: one after another, and at once."""
     rng = np.random.default_rng(1)
-    prompts = [rng.integers(0, model.config.vocab_size, (1, 8), dtype=np.int32) for _ in range(CLIENTS)]
+    prompts = [rng.integers(0, model.config.vocab_size - 1, (1, 8), dtype=np.int32) for _ in range(CLIENTS)]
     address, end = serve(model)
-    ask = asker(address, new_tokens)
+    ask, ask_llamacpp = asker(address, new_tokens), asker(llamacpp, new_tokens, LLAMACPP)
 
-    def at_once() -> None:
+    def at_once(ask: Callable[[np.ndarray], None]) -> None:
         with ThreadPoolExecutor(CLIENTS) as pool:
             list(pool.map(ask, prompts))
 
-    def in_turn() -> None:
+    def in_turn(ask: Callable[[np.ndarray], object]) -> None:
         for prompt in prompts:
             ask(prompt)
 
-    def transformers_in_turn() -> None:
-        for prompt in prompts:
-            transformers_generate(theirs, prompt, new_tokens)
+    def ask_transformers(prompt: np.ndarray) -> np.ndarray:
+        return transformers_generate(theirs, prompt, new_tokens)
 
     try:
-        for compile_first in (lambda: ask(prompts[0]), at_once, at_once):
-            compile_first()
+        for first in (lambda: ask(prompts[0]), lambda: at_once(ask), lambda: at_once(ask_llamacpp)) * 2:
+            first()  # compiles
         ways: dict[str, Callable[[], object]] = {
-            "one_after_another": in_turn,
-            "at_once": at_once,
-            "transformers_one_after_another": transformers_in_turn,
-            "transformers_one_batch": lambda: transformers_generate(theirs, np.concatenate(prompts), new_tokens),
+            "one_after_another": lambda: in_turn(ask),
+            "at_once": lambda: at_once(ask),
+            "llama.cpp_one_after_another": lambda: in_turn(ask_llamacpp),
+            "llama.cpp_at_once": lambda: at_once(ask_llamacpp),
+            "transformers_one_after_another": lambda: in_turn(ask_transformers),
+            "transformers_one_batch": lambda: ask_transformers(np.concatenate(prompts)),
         }
         return {name: CLIENTS * new_tokens / timed(way)[0] for name, way in ways.items()}
     finally:
@@ -154,13 +168,14 @@ def serve(model: Any) -> tuple[str, Callable[[], None]]:
     return f"http://127.0.0.1:{socket.getsockname()[1]}", end
 
 
-def asker(address: str, new_tokens: int) -> Callable[[np.ndarray], None]:
+def asker(address: str, new_tokens: int, besides: dict[str, Any] | None = None) -> Callable[[np.ndarray], None]:
     """A client that asks for the greedy continuation of a prompt."""
     from urllib.request import Request, urlopen
 
     def ask(prompt: np.ndarray) -> None:
-        body = {"prompt": prompt[0].tolist(), "max_tokens": new_tokens, "temperature": 0}
-        with urlopen(Request(f"{address}/v1/completions", json.dumps(body).encode()), timeout=3600) as answer:
+        body = {"prompt": prompt[0].tolist(), "max_tokens": new_tokens, "temperature": 0, **(besides or {})}
+        request = Request(f"{address}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urlopen(request, timeout=3600) as answer:
             found = json.load(answer)["usage"]["completion_tokens"]
         assert found == new_tokens, found
 

@@ -104,13 +104,18 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 
 def timed_config(preset: str) -> Any:
-    """The preset as one step of it is timed: a batch that a GPU holds at once, nothing dropped."""
+    """The preset as one step of it is timed: a batch that a GPU holds at once, nothing dropped, and the rivals' AdamW
+    and learned positions.
+    """
     from jaxgpt.training.config import TrainConfig
 
     config = TrainConfig.preset(preset)
-    model = dataclasses.replace(config.model, dropout=0.0)
+    model = dataclasses.replace(config.model, dropout=0.0, position="learned")
     batch = 32 if config.microbatches > 1 else config.batch_size
-    return dataclasses.replace(config, model=model, batch_size=batch, microbatches=1, remat="none")
+    rule: dict[str, Any] = {"batch_size": batch, "microbatches": 1, "remat": "none"}
+    return dataclasses.replace(
+        config, model=model, optimizer=dataclasses.replace(config.optimizer, name="adamw"), **rule
+    )
 
 
 def train_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,6 +1,8 @@
 """One door to every model: a run folder, a Hugging Face folder or hub id, a weights file."""
 
+import json
 import sys
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -53,10 +55,28 @@ def load(
     with Checkpoints(run.checkpoints) as checkpoints:
         if checkpoints.latest is None:
             raise UserError(f"{source} has no checkpoint yet; train it first: {resume_command(run.folder)}")
-        model = checkpoints.load_model(run.config.model, step, mesh)
+        model = checkpoints.load_model(run.config, step, mesh)
     options = {name: changes.pop(name) for name in ("kv_init",) if name in changes}
     changes.pop("allow_nonfinite", None)  # a run's weights are taken as they are
     return adapt(model, mesh, changes=changes, **options)
+
+
+def fingerprint(source: str | Path) -> str:
+    """A hash of a source's files, of large ones of places spread over them: other weights are noticed without reading
+    all. Raises UserError where there is no such source.
+    """
+    from converters.hub import local_path
+    from jaxgpt.data.foreign import fingerprint as fingerprint_of_file
+
+    path = local_path(source)
+    files = [path]
+    if is_run(path):
+        run = read_run(path)
+        files = [path / "config.json", *(run.checkpoints / str(run.open_checkpoints().latest)).rglob("*")]
+    elif path.is_dir():
+        files = list(path.iterdir())
+    found = [[str(file.relative_to(path)), fingerprint_of_file(file)] for file in sorted(files) if file.is_file()]
+    return sha256(json.dumps(found).encode()).hexdigest()
 
 
 def save(model: GPT, folder: str | Path, tokenizer: Tokenizer | None = None) -> None:
@@ -158,7 +178,7 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     if is_run(Path(source)):
         return read_run(Path(source)).tokenizer
     path = local_path(source)
-    if (found := read_tokenizer(path)) is not None:
+    if (found := _in_gguf(path) or read_tokenizer(path)) is not None:
         return found
     if path.is_dir() and is_adapter(path):
         return load_tokenizer(base_of(path))
@@ -172,6 +192,19 @@ def check_vocabulary(tokenizer: Tokenizer, config: GPTConfig, source: str | Path
             f"the {tokenizer.name} tokenizer has {tokenizer.vocab_size} tokens and {source} {config.vocab_size}: "
             "it is another model's; name the right one by --tokenizer"
         )
+
+
+def _in_gguf(path: Path) -> Tokenizer | None:
+    """The tokenizer in a GGUF file, which is part of the model."""
+    from converters.formats.gguf_reader import write_gguf_tokenizer
+    from converters.formats.gguf_tables import FILE
+    from jaxgpt.data.tokenizer_files import read_tokenizer
+
+    file = path / FILE if path.is_dir() and not (path / "config.json").exists() else path
+    if file.suffix != ".gguf" or not file.is_file():
+        return None
+    with TemporaryDirectory(prefix="jaxgpt-") as draft:
+        return read_tokenizer(Path(draft)) if write_gguf_tokenizer(file, Path(draft)) else None
 
 
 def _nanogpt_characters(path: Path) -> Tokenizer | None:

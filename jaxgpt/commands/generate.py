@@ -126,7 +126,10 @@ def write_safely() -> None:
 def prompt_text(prompt: str) -> str:
     """The text that --prompt stands for."""
     if prompt == "-":
-        return sys.stdin.read()
+        try:
+            return sys.stdin.read()
+        except UnicodeDecodeError:
+            raise UserError(f"--prompt -: standard input is not text in {sys.stdin.encoding}; convert it") from None
     if not prompt.startswith("@"):
         return prompt
     return read_text(f"--prompt {prompt}", Path(prompt[1:]))

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int8
 from jaxgpt.config import Weights
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import InferenceHead, Linear
+from jaxgpt.model.lora import has_adapters, merge_adapters
 from jaxgpt.ops.platform import platform_jit, target_platform
 from jaxgpt.ops.residual import barrier
 
@@ -23,9 +24,10 @@ def cast_for_inference(model: GPT, weights: Weights | None = None) -> GPT:
     """The same model, its matrices as `weights` says, and the output table apart from the embedding's.
 
     None: in the type it computes in; in float32 that is the model itself. Without a cast the loop reads the matrices in
-    float32 and casts them at every turn. Embeddings and LayerNorms stay in float32: few numbers are read. A model that
-    has been cast stays as it is.
+    float32 and casts them at every turn. Embeddings and LayerNorms stay in float32: few numbers are read. Adapters are
+    merged. A model that has been cast stays as it is.
     """
+    model = merge_adapters(model)
     if weights is None and model.config.dtype == "bfloat16":
         weights = "bf16"
     if weights is None or isinstance(model.head, InferenceHead):
@@ -68,8 +70,8 @@ def _head(table: Float[Array, "V D"], weights: Weights) -> Any:
 
 def cast_once(model: GPT, weights: Weights | None = None) -> GPT:
     """The same by one program; a model that needs no cast is returned itself."""
-    cast = isinstance(model.head, InferenceHead) or (weights is None and model.config.dtype == "float32")
-    return model if cast else _cast(model, weights)
+    as_it_is = weights is None and model.config.dtype == "float32" and not has_adapters(model)
+    return model if as_it_is or isinstance(model.head, InferenceHead) else _cast(model, weights)
 
 
 _cast = platform_jit(cast_for_inference, static_argnames="weights")

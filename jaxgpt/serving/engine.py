@@ -21,6 +21,11 @@ PIECE = 8
 """Tokens between two chances to join. Fewer: quicker to join, more time between programs."""
 
 
+READ_TOGETHER = 512
+"""Tokens of prompts, padding included, that are read at once: eight of 64 take 0.6 of the time of one after another,
+and beyond this products gain nothing from more rows."""
+
+
 class QueueFullError(Exception):
     """So many requests are waiting that another would wait too long."""
 
@@ -119,44 +124,64 @@ class Engine:
         """Let requests join, and decode a piece; whether to go on."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._waiting or self.active)
-            if self._closing:
-                return False
-            self._waiting = deque(request for request in self._waiting if not request.cancelled)
-            room = self.max_rows - self._clear_cancelled()
-            joining = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
-        for request in joining:
-            self._join(request)
+        for _ in range(2):  # those of a burst arrive while the first is read, and go on together with it
+            self._join(self._leave_queue())
+        if self._closing:
+            return False
         if self.active:
             if buckets.rows(self.active) < len(self.rows):
                 self._arrange(None)
             self._piece()
         return True
 
+    def _leave_queue(self) -> list[Request]:
+        """The requests that have waited longest, as many as there is room for."""
+        with self._changed:
+            if self._closing:
+                return []
+            self._waiting = deque(request for request in self._waiting if not request.cancelled)
+            room = self.max_rows - self._clear_cancelled()
+            return [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+
     def _clear_cancelled(self) -> int:
         """Free the rows of requests that nobody waits for; how many are left."""
         self.rows = [None if request is None or request.cancelled else request for request in self.rows]
         return self.active
 
-    def _join(self, request: Request) -> None:
-        """Read a prompt, tell its first token, and put it into a row."""
-        config, size = self.model.config, buckets.prompt_size(self.model.config, len(request.tokens))
-        rules = self._rules([request])
+    def _join(self, requests: Sequence[Request]) -> None:
+        """Read prompts, those of one size together, tell their first tokens, and put them into rows."""
+        sized: dict[int, list[Request]] = {}
+        for request in requests:
+            sized.setdefault(buckets.prompt_size(self.model.config, len(request.tokens)), []).append(request)
+        for size, group in sized.items():
+            most = max(1, READ_TOGETHER // size)
+            for start in range(0, len(group), most):
+                self._read(group[start : start + most], size)
+
+    def _read(self, group: Sequence[Request], size: int) -> None:
+        """Read prompts of at most `size` tokens by one program."""
+        count = buckets.rows(len(group))
+        tokens, lengths = np.zeros((count, size), np.int32), np.ones(count, np.int32)
+        for row, request in enumerate(group):
+            tokens[row, : len(request.tokens)], lengths[row] = request.tokens, len(request.tokens)
         drawn, state = prefill(
             self.model,
-            np.pad(request.tokens, (0, size - len(request.tokens))).astype(np.int32)[None],
-            np.array([len(request.tokens)], np.int32),
-            np.zeros(1, np.int32),
-            np.zeros(1, np.int32),
-            np.zeros(1, bool),
-            rules,
-            capacity=buckets.capacity(config, size, request.length),
-            kind=request.settings.kind,
-            logprobs=request.logprobs,
+            tokens,
+            lengths,
+            np.zeros(count, np.int32),
+            np.zeros(count, np.int32),
+            np.zeros(count, bool),
+            self._rules([*group, *[None] * (count - len(group))]),
+            capacity=buckets.capacity(self.model.config, size, max(request.length for request in group)),
+            kind=kind_of([request.settings for request in group]),
+            logprobs=any(request.logprobs for request in group),
         )
-        if self._tell(request, jax.tree.map(lambda leaf: np.asarray(leaf)[0, None], drawn)):
-            self._arrange(request)
-            assert self._state is not None
-            self._state = put(self._state, state._replace(seen=None), np.int32(self.rows.index(request)))
+        drawn, state = jax.tree.map(np.asarray, drawn), state._replace(seen=None)
+        for row, request in enumerate(group):
+            if self._tell(request, jax.tree.map(lambda leaf, at=row: leaf[at, None], drawn)):
+                self._arrange(request)
+                assert self._state is not None
+                self._state = put(self._state, np.int32(self.rows.index(request)), state, np.int32(row))
 
     def _arrange(self, new: Request | None) -> None:
         """As few rows and as short caches as all need, with a row for a new request if there is one."""

@@ -57,13 +57,13 @@ def take(state: State, index: Int[Array | np.ndarray, " R"], target: Shapes) -> 
 
 
 @partial(jax.jit, donate_argnames="state")
-def put(state: State, one: State, row: Int[Array | np.ndarray, ""]) -> State:
-    """A state with one row replaced."""
+def put(state: State, row: Int[Array | np.ndarray, ""], other: State, at: Int[Array | np.ndarray, ""]) -> State:
+    """A state with one row replaced, by row `at` of another state."""
 
-    def place(all_: Array, new: Array) -> Array:
-        new = new.astype(all_.dtype)
+    def place(all_: Array, others: Array) -> Array:
+        new = jax.lax.dynamic_slice_in_dim(others, at, 1).astype(all_.dtype)
         if all_.ndim > 1:
             new = new[:, : all_.shape[1]]
         return jax.lax.dynamic_update_slice(all_, new, (row, *(0 for _ in all_.shape[1:])))
 
-    return jax.tree.map(place, state, one)
+    return jax.tree.map(place, state, other)

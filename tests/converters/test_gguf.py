@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from converters import save_pretrained
+from converters import load_pretrained, save_pretrained
 from converters.arguments import Convert
 from converters.commands import convert
 from jaxgpt.config import GPTConfig
@@ -89,7 +89,7 @@ def test_what_llamacpp_would_compute_otherwise_is_refused_by_name(make_model, tm
 def test_q8_is_for_gguf_alone_and_gguf_is_not_verified_here(make_model, tmp_path):
     with pytest.raises(UserError, match="dtype='q8_0' cannot be stored as gpt2"):
         save_pretrained(make_model(TINY), tmp_path / "out", dtype="q8_0")
-    with pytest.raises(UserError, match="--verify compares with transformers"):
+    with pytest.raises(UserError, match="--verify compares folders of transformers"):
         convert(Convert("x", tmp_path / "out", architecture="gguf", verify=True))
 
 
@@ -114,6 +114,25 @@ JUDGED = {
 }
 
 
+def log_probabilities_apart(model, answer, prompt):
+    """The largest difference of a log-probability that llama.cpp gave, and the standard deviation of our logits."""
+    theirs = [entry["id"] for entry in answer]
+    with jax.default_matmul_precision("highest"):
+        logits = np.asarray(model(jnp.asarray([[*prompt, *theirs]], jnp.int32)))[0, len(prompt) - 1 : -1]
+    expected = np.asarray(jax.nn.log_softmax(logits))
+    errors = [
+        abs(likely["logprob"] - expected[at, likely["id"]])
+        for at, entry in enumerate(answer)
+        for likely in entry["top_logprobs"]
+    ]
+    return max(errors), logits.std()
+
+
+def ask(path, prompt):
+    request = {"prompt": prompt, "max_tokens": 64, "temperature": 0, "logprobs": 5, "ignore_eos": True}
+    return llamacpp(path).handle_completions(request)["choices"][0]["logprobs"]["content"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", JUDGED)
 def test_llamacpp_continues_as_we_do(make_model, tmp_path, variant):
@@ -121,21 +140,23 @@ def test_llamacpp_continues_as_we_do(make_model, tmp_path, variant):
 
     model = make_model(JUDGED[variant])
     save_pretrained(model, tmp_path / "out", "gguf")
-    server = llamacpp(tmp_path / "out" / "model.gguf")
-    prompt = np.random.default_rng(0).integers(0, 50256, (1, 16))
-    request = {"prompt": prompt[0].tolist(), "max_tokens": 64, "temperature": 0, "logprobs": 5, "ignore_eos": True}
-    answer = server.handle_completions(request)["choices"][0]["logprobs"]["content"]
+    prompt = np.random.default_rng(0).integers(0, 50256, 16).tolist()
+    answer = ask(tmp_path / "out" / "model.gguf", prompt)
     with jax.default_matmul_precision("highest"):
-        ours = generate(model, prompt, 64, temperature=0)
-        logits = np.asarray(model(jnp.asarray(ours)))[0, 15:-1]
-    expected = np.asarray(jax.nn.log_softmax(logits))
-    theirs = [entry["id"] for entry in answer]
-    np.testing.assert_array_equal(theirs, np.asarray(ours)[0, 16:])
-    errors = [
-        abs(likely["logprob"] - expected[at, likely["id"]])
-        for at, entry in enumerate(answer)
-        for likely in entry["top_logprobs"]
-    ]
-    error, spread = max(errors), logits.std()
+        ours = generate(model, [prompt], 64, temperature=0)
+    np.testing.assert_array_equal([entry["id"] for entry in answer], np.asarray(ours)[0, 16:])
+    error, spread = log_probabilities_apart(model, answer, prompt)
     print(f"\n{variant}: largest error of a log-probability {error:.1e}, standard deviation of logits {spread:.1f}")
     assert error < 2e-3 * spread  # llama.cpp looks the GELU up in a table of float16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "bound"), [("f32", 2e-3), ("f16", 1e-2), ("bf16", 5e-2), ("q8_0", 1e-1)])
+def test_from_the_same_file_llamacpp_and_we_compute_the_same(make_model, tmp_path, dtype, bound):
+    """Narrow types differ: llama.cpp rounds what enters a product to the type of its matrix, too."""
+    save_pretrained(make_model(WIDE), tmp_path / "out", "gguf", dtype)
+    prompt = np.random.default_rng(0).integers(0, 50256, 16).tolist()
+    answer = ask(tmp_path / "out" / "model.gguf", prompt)
+    error, spread = log_probabilities_apart(load_pretrained(tmp_path / "out"), answer, prompt)
+    print(f"\n{dtype}: largest error of a log-probability {error:.1e}, standard deviation of logits {spread:.1f}")
+    assert error < bound * spread

@@ -173,13 +173,6 @@ def test_a_file_of_the_hubs_cache_is_read_by_either_name(folder, make_model, tmp
         assert same(load_pretrained(source), make_model(TINY)), source
 
 
-def test_openais_own_checkpoint_names_the_hub_id_of_the_same_weights(tmp_path):
-    (tmp_path / "hparams.json").write_text('{"n_vocab": 50257, "n_ctx": 1024, "n_embd": 1024, "n_head": 16}')
-    (tmp_path / "model.ckpt.index").write_bytes(b"...")
-    with pytest.raises(UserError, match="TensorFlow checkpoint.*hub id openai-community/gpt2-medium has the same"):
-        load_pretrained(tmp_path)
-
-
 def test_a_tiny_checkpoint_that_claims_gigabytes_is_refused_at_once(tmp_path):
     torch = pytest.importorskip("torch")
     wide = torch.zeros(1).expand(50000, 40000)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import GPTConfig
+from jaxgpt.inference import programs
 from jaxgpt.inference.generate import generate
 from jaxgpt.inference.settings import Settings
 from jaxgpt.serving.engine import Engine, QueueFullError, Request
@@ -88,6 +89,20 @@ def test_a_stop_token_ends_a_request_and_frees_its_row(engine):
     server.submit([client.request])
     assert client.tokens() == whole[: whole.index(whole[7])]
     assert client.finish == "stop"
+
+
+def test_prompts_that_wait_are_read_together(engine, monkeypatch):
+    read, prefill = [], programs.prefill
+
+    def counted(model, tokens, *rest, **settings):
+        read.append(tokens.shape)
+        return prefill(model, tokens, *rest, **settings)
+
+    monkeypatch.setattr("jaxgpt.serving.engine.prefill", counted)
+    server, clients = engine(loud(CONFIG)), [Client(prompt, 4) for prompt in prompts(CONFIG, 3)]
+    server.submit([client.request for client in clients])
+    assert [len(client.tokens()) for client in clients] == [4, 4, 4]
+    assert read == [(4, 64)]  # three of them and an idle row
 
 
 def test_a_queue_that_is_full_refuses_all_or_none(engine):

@@ -2,13 +2,13 @@ import threading
 
 import pytest
 
-from converters import patience
+from converters import download
 from jaxgpt.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(patience, "WINDOW_SECONDS", 0.2)
+    monkeypatch.setattr(download, "WINDOW_SECONDS", 0.2)
 
 
 def test_a_hub_that_drips_bytes_is_given_up(tmp_path):
@@ -20,7 +20,7 @@ def test_a_hub_that_drips_bytes_is_given_up(tmp_path):
                 file.write(b"x")
 
     with pytest.raises(UserError, match=r"the hub sent \d+ bytes of owner/model in 0 s; try again later"):
-        patience.download("owner/model", drip, [tmp_path])
+        download.download("owner/model", drip, [tmp_path])
     given_up.set()
 
 
@@ -34,7 +34,7 @@ def test_a_slow_download_that_goes_on_is_waited_for(tmp_path):
                 file.write(bytes(1000))
         return "whole"
 
-    assert patience.download("owner/model", slow, [tmp_path]) == "whole"
+    assert download.download("owner/model", slow, [tmp_path]) == "whole"
 
 
 def test_what_a_download_raises_is_raised(tmp_path):
@@ -42,4 +42,4 @@ def test_what_a_download_raises_is_raised(tmp_path):
         raise OSError("no network")
 
     with pytest.raises(OSError, match="no network"):
-        patience.download("owner/model", fail, [tmp_path / "absent"])
+        download.download("owner/model", fail, [tmp_path / "absent"])
