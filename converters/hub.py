@@ -48,7 +48,7 @@ def check_push(name: str) -> None:
     """Raise UserError where nothing can be pushed to a model of this name: no such name, off line, not logged in."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII):
         raise UserError(f"--push-to {shown(name)[1:-1]} is no name of a model on the hub; write OWNER/NAME")
-    if constants.is_offline_mode():
+    if constants.HF_HUB_OFFLINE:
         raise UserError(f"--push-to {name} needs the hub, and HF_HUB_OFFLINE is set: unset it")
     if get_token() is None:
         raise UserError(f"--push-to {name} needs an account of the hub: log in by `hf auth login`, or set HF_TOKEN")
