@@ -63,8 +63,8 @@ def push(folder: Path, name: str) -> str:
     try:
         address = api.create_repo(name, private=True, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload by jaxgpt")
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # of any class: those of a network that fails are the HTTP client's own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{folder} is written, and the hub did not take it as {name} ({reason}); "
             f"try again by `hf upload {name} {folder}`"
