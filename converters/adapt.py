@@ -11,6 +11,7 @@ from converters.kv_heads import KV_INITS, KVInit, pool_kv_heads, repeat_kv_heads
 from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
+from jaxgpt.model.lora import merge_adapters
 from jaxgpt.model.parameters import abstract_model, named_parameters
 
 Parameters = dict[str, Array]
@@ -36,7 +37,7 @@ def adapt_weights(model: GPT, *, kv_init: KVInit = "mean", **changes: Any) -> GP
     for name in changes:
         if getattr(config, name) != getattr(model.config, name):
             _check(name, model.config, config)
-    parameters = _with_kv_heads(named_parameters(model), model.config, config, kv_init)
+    parameters = _with_kv_heads(named_parameters(merge_adapters(model)), model.config, config, kv_init)
     if not config.tie_embeddings and model.config.tie_embeddings:
         parameters["head"] = parameters["embed"]
     if config.vocab_size != model.config.vocab_size:

@@ -7,6 +7,7 @@ from typing import Literal
 from jaxgpt.config import Activation, Position
 
 Step = Literal["latest", "best"] | int
+Format = Literal["auto", "gpt2", "gpt_bigcode", "starcoder2", "nanogpt", "llm.c", "gguf", "jaxgpt", "peft"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +20,11 @@ class Convert:
     """Where to write; must not exist, or be empty."""
     step: Step = "latest"
     """Which checkpoint of a run: the latest, the best (lowest validation loss), or the one of a step."""
-    architecture: Literal["auto", "gpt2", "gpt_bigcode", "starcoder2", "nanogpt", "llm.c", "gguf", "jaxgpt"] = "auto"
-    """The format to export. auto: gpt_bigcode for multi-query, gpt2 for learned positions, starcoder2 for rotary."""
+    architecture: Literal["auto", "gpt2", "gpt_bigcode", "starcoder2", "nanogpt", "llm.c", "gguf", "jaxgpt", "peft"] = (
+        "auto"
+    )
+    """The format to export. auto: gpt_bigcode for multi-query, gpt2 for learned positions, starcoder2 for rotary.
+    peft: the adapters of a run alone."""
     dtype: Literal["float32", "bfloat16", "float16", "f32", "fp32", "bf16", "f16", "fp16", "q8_0"] = "float32"
     """What the weights are stored in; q8_0 is for gguf alone."""
     num_kv_heads: int | None = None

@@ -18,7 +18,7 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
     Drafts of the same folder that killed processes left behind are removed. Raises UserError where `folder` exists
     and is not empty, or cannot be made.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if os.path.exists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder; choose another, or remove it")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from converters.model_card import model_card
 from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
+from jaxgpt.model.lora import merge_adapters
 from jaxgpt.model.parameters import named_parameters, num_parameters
 
 SHARD_BYTES = 5_000_000_000
@@ -72,6 +73,7 @@ def save_pretrained(
         >>> (Path(folder) / "model.safetensors").exists()
         True
     """
+    model = merge_adapters(model)
     kind = select_architecture(model.config, architecture)
     stored = storage_dtype(dtype, kind)
     if not allow_nonfinite:

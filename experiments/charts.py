@@ -150,12 +150,26 @@ def pretrained_charts(result: Result) -> Iterator[Chart]:
     )
 
 
+def optimizer_charts(result: Result) -> Iterator[Chart]:
+    """Loss against tokens, for each preset."""
+    for preset, found in result["presets"].items():
+        yield Chart(
+            f"optimizers-{preset}",
+            f"AdamW and Muon, {preset}",
+            "training tokens",
+            "validation loss, nats per token",
+            [Series(name, *_from_first_update(row["curve"])) for name, row in found["optimizers"].items()],
+            f"Mean of {result['seeds']} seeds, each at its best learning rate; the band is one standard error.",
+        )
+
+
 CHARTS = {
     "variants-cpu": variant_charts,
     "uptrain-cpu": uptrain_charts,
     "window": window_charts,
     "parallel": parallel_charts,
     "pretrained": pretrained_charts,
+    "optimizers": optimizer_charts,
 }
 """Which result has which charts."""
 

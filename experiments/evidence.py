@@ -39,7 +39,7 @@ def environment(command: str, *packages: str) -> dict[str, Any]:
 def cpu_name() -> str:
     """The processor as it calls itself, with what it can do with vectors."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}

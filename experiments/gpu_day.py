@@ -8,8 +8,11 @@ only what is missing; rows of another device or of other versions are made again
 tiny size, as a test of itself. What it does not show: several devices; quality.
 """
 
+import contextlib
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -93,10 +96,10 @@ def made(part: str, device: dict[str, Any], arguments: Arguments, ends: float) -
         command += ["--nanogpt", str(arguments.nanogpt)]
     began = time.monotonic()
     with (
-        tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True) as process,
     ):
-        timer = threading.Timer(limit, process.kill)
+        timer = threading.Timer(limit, end, [process])
         timer.start()
         try:
             for line in process.stdout or ():
@@ -105,12 +108,18 @@ def made(part: str, device: dict[str, Any], arguments: Arguments, ends: float) -
             code = process.wait()
         finally:
             timer.cancel()
-            process.kill()
+            end(process)
         if code and time.monotonic() - began >= limit:
             yield part, {"failed": f"it took more than {limit:.0f} seconds"}
         elif code:
             errors.seek(0)
             yield part, {"failed": reason(errors.read(), code)}
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a part with all that it has started: torch compiles in processes of its own, which hold the pipe open."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def reason(errors: str, code: int) -> str:

@@ -12,7 +12,7 @@ from experiments.compiled import traffic
 from jaxgpt.config import GPTConfig
 from jaxgpt.inference.programs import decode, prefill, tokens_per_turn
 from jaxgpt.inference.settings import Settings, make_rules, row_seeds
-from jaxgpt.inference.texts import cast_once
+from jaxgpt.inference.weights import cast_once
 from jaxgpt.inspect.target import AOT_XLA_FLAGS, FOR_PALLAS, h200, no_driver
 from jaxgpt.model.parameters import abstract_model, num_parameters
 from jaxgpt.ops.platform import compiling_for
@@ -61,10 +61,10 @@ def decode_facts(row: Row, new_tokens: int = 512) -> dict[str, Any]:
     rows = row.batch
     rules = make_rules(rows, [Settings(temperature=0)] * rows, row_seeds(0, rows), (), config.vocab_size)
     whole, tokens = abstract_model(config), np.zeros((rows, 1), np.int32)
-    model = jax.eval_shape(cast_once, whole)
     given = (tokens, np.ones(rows, np.int32), tokens[:, 0], np.zeros(rows, np.int32), np.zeros(rows, bool), rules)
     read = partial(prefill.__wrapped__, capacity=config.context_length, kind="greedy")
     with compiling_for("cuda"), no_driver(), jax.sharding.use_abstract_mesh(FOR_PALLAS):
+        model = jax.eval_shape(cast_once, whole)
         state = jax.eval_shape(read, model, *given)[1]
         arguments = (*on_device((model, state)), rules, np.int32(new_tokens))
         lowered = decode.lower(*arguments, room=config.context_length, kind="greedy", fused=row.fused)

@@ -5,6 +5,7 @@ A row is a dictionary: numbers under their names, `measured` and `beside` for pe
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,7 +96,7 @@ PARTS = {
     "decode": Part(150, _decode),
     "nanoGPT": Part(150, _rival("nanoGPT")),
     "transformers": Part(150, _rival("transformers")),
-    "models": Part(120, _models),
+    "models": Part(240, _models),
     "train 355M": Part(150, _train("train 355M")),
     "train window 256": Part(150, _train("train window 256")),
 }
@@ -110,7 +111,16 @@ def main() -> None:
     parser.add_argument("--nanogpt", type=Path)
     given = parser.parse_args()
     for name, row in PARTS[given.part].rows(Context(given.device, given.nanogpt)):
-        print(MARK + json.dumps({name: row}), flush=True)
+        print(MARK + json.dumps({name: finite(row)}), flush=True)
+
+
+def finite(value: Any) -> Any:
+    """The same without numbers that JSON does not have: a wrong program may give NaN."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

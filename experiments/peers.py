@@ -106,16 +106,14 @@ def train_step(config: TrainConfig, model: torch.nn.Module, loss: Loss, *, compi
     return update
 
 
-def greedy(model: GPT, prompt: Int[np.ndarray, "B T"], count: int) -> Callable[[], np.ndarray]:
-    """Transformers' `generate` with a static cache, which it compiles on a GPU; returns all tokens."""
-    loaded = transformers_model(model).eval()
-    if model.config.dtype == "bfloat16":
-        loaded = loaded.to(torch.bfloat16)
+def greedy(model: GPT, prompt: Int[np.ndarray, "B T"], dtype: str) -> Callable[[int], np.ndarray]:
+    """Transformers' `generate` with a static cache, which it compiles on a GPU: from a count of new tokens to all."""
+    loaded = transformers_model(model).eval().to(getattr(torch, dtype))
     loaded.generation_config.eos_token_id = None
     loaded.generation_config.pad_token_id = 0
     tokens = torch.from_numpy(prompt.astype(np.int64)).to(device())
 
-    def run() -> np.ndarray:
+    def run(count: int) -> np.ndarray:
         with torch.no_grad():
             found = loaded.generate(
                 tokens,
@@ -143,6 +141,25 @@ def llamacpp(model: GPT, rows: int) -> Iterator[str]:
         server = xllamacpp.Server(params)
         yield server.listening_address
         del server
+
+
+def llama_cpp(model: GPT, prompt: Int[np.ndarray, " T"], stored: str) -> Callable[[int], list[int]]:
+    """llama.cpp with its weights in float32, float16 or q8_0: from a count of new tokens to those, greedy."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, Path(folder) / "model", "gguf", dtype=stored)
+        params.model.path = str(Path(folder) / "model" / "model.gguf")
+        params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 256, 1, os.cpu_count() or 1
+        server = xllamacpp.Server(params)
+
+    def run(count: int) -> list[int]:
+        request = {"prompt": prompt.tolist(), "max_tokens": count, "temperature": 0, "ignore_eos": True, "logprobs": 1}
+        answer = server.handle_completions(request)["choices"][0]["logprobs"]["content"]
+        return [entry["id"] for entry in answer]
+
+    return run
 
 
 def product(x: np.ndarray, y: np.ndarray, dtype: str) -> Callable[[], None]:

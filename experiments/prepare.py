@@ -128,7 +128,7 @@ def watch(pid: int, peak: list[float], done: threading.Event) -> None:
 def descendants(pid: int) -> list[int]:
     """The processes that a process started, and theirs."""
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
         children += [
             child
             for task in Path(f"/proc/{pid}/task").iterdir()
@@ -143,7 +143,7 @@ def descendants(pid: int) -> list[int]:
 def resident(pid: int) -> int:
     """Bytes of a process in memory."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
 

@@ -17,6 +17,7 @@ ASKED = {
     "window": "window",
     "parallel": "parallel",
     "pretrained": "pretrained",
+    "optimizers": "optimizers",
 }
 """Which module asks the question of a result."""
 NAMES = tuple(ASKED)
@@ -26,6 +27,7 @@ TITLES = {
     "window": "Long contexts",
     "parallel": "Many devices",
     "pretrained": "Beside OpenAI's numbers",
+    "optimizers": "AdamW and Muon",
 }
 
 
@@ -139,7 +141,7 @@ def plain_tables(result: Result) -> Iterator[str]:
 TABLES: dict[str, Callable[[Result], Iterator[str]]] = {
     "variants-cpu": variant_tables,
     "uptrain-cpu": uptrain_tables,
-    **dict.fromkeys(("window", "parallel", "pretrained"), plain_tables),
+    **dict.fromkeys(("window", "parallel", "pretrained", "optimizers"), plain_tables),
 }
 
 

@@ -56,7 +56,7 @@ def main(
     from jaxgpt.model.gpt import GPT
 
     environment = evidence.environment("python -m experiments.serve", *PACKAGES)
-    model = GPT(GPTConfig.preset(preset), rngs=nnx.Rngs(0))
+    model = GPT(GPTConfig.preset(preset, position="learned"), rngs=nnx.Rngs(0))
     theirs = peers.transformers_model(model)
     usual = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)  # the first pass compiles all that it needs

@@ -2,6 +2,7 @@
 
     python -m experiments.speed [--preset quickstart] [--compile] [--nanogpt FOLDER] [--rows train products decode]
         [--fused]
+    python -m experiments.speed --preset gpt2        on a CPU, beside llama.cpp too: experiments/speed_gpt2.py
 
 Both sides start from the same weights and read the same batches; a ratio whose losses (or greedy tokens) disagree is
 void. Rounds alternate (ABBA), so that a machine whose speed drifts cannot favour one side; what counts is the median of
@@ -19,12 +20,12 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tyro
 
-from experiments import evidence
+from experiments import evidence, speed_gpt2
 from experiments.interleaved import seconds, times_as_fast
 from jaxgpt.runtime.host_memory import keep_freed_memory
 
@@ -36,8 +37,7 @@ TOKENS_ALIKE = {"float32": 0.99, "bfloat16": 0.5}
 """Part of the greedy tokens below which a ratio is void: after a first near-tie, texts go apart."""
 
 
-Kind = Literal["train", "products", "variants", "decode"]
-KINDS: tuple[Kind, ...] = ("train", "products", "variants", "decode")
+KINDS = ("train", "products", "variants", "decode")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +46,11 @@ class Arguments:
 
     preset: str | None = None
     """quickstart or shakespeare-char-cpu; where not given, quickstart on a CPU and gpt2 on a GPU."""
-    rows: tuple[Kind, ...] = KINDS
-    """train, products and decode: beside PyTorch. variants: beside our own baseline."""
-    rounds: int = 10
-    """Pairs of timings."""
+    rows: tuple[str, ...] = ()
+    """train, products and decode: beside PyTorch. variants: beside our own baseline. Of gpt2 on a CPU: the lines of its
+    table (experiments/speed_gpt2.py). None: all."""
+    rounds: int | None = None
+    """Pairs of timings. None: 10, and 3 of gpt2 on a CPU."""
     steps: int = 5
     """Steps in a timing."""
     decode_rows: tuple[int, ...] = (1, 8, 64)
@@ -73,10 +74,19 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
     on_gpu = jax.default_backend() == "gpu"
     preset = arguments.preset or ("gpt2" if on_gpu else "quickstart")
+    on_cpu_gpt2 = preset == "gpt2" and not on_gpu
+    known = tuple(speed_gpt2.ROWS) if on_cpu_gpt2 else KINDS
+    arguments = dataclasses.replace(
+        arguments, rows=arguments.rows or known, rounds=arguments.rounds or (3 if on_cpu_gpt2 else 10)
+    )
+    if wrong := set(arguments.rows) - set(known):
+        raise ValueError(f"--rows {' '.join(sorted(wrong))} is not known; there are {', '.join(known)}")
+    if on_cpu_gpt2:
+        return speed_gpt2.rows(arguments.rows, arguments.rounds, _command(arguments, preset, known), arguments.results)
     config = timed_config(preset)
     result: dict[str, Any] = {
         "preset": preset,
-        "environment": evidence.environment(_command(arguments, preset), "torch", "transformers"),
+        "environment": evidence.environment(_command(arguments, preset, known), "torch", "transformers"),
         "batch": [config.batch_size, config.model.context_length],
         "matmul_flops_per_second": matmul_ceiling(config.model.dtype),
         "rivals": {},
@@ -94,13 +104,18 @@ def main(arguments: Arguments) -> dict[str, Any]:
 
 
 def timed_config(preset: str) -> Any:
-    """The preset as one step of it is timed: a batch that a GPU holds at once, nothing dropped."""
+    """The preset as one step of it is timed: a batch that a GPU holds at once, nothing dropped, and the rivals' AdamW
+    and learned positions.
+    """
     from jaxgpt.training.config import TrainConfig
 
     config = TrainConfig.preset(preset)
-    model = dataclasses.replace(config.model, dropout=0.0)
+    model = dataclasses.replace(config.model, dropout=0.0, position="learned")
     batch = 32 if config.microbatches > 1 else config.batch_size
-    return dataclasses.replace(config, model=model, batch_size=batch, microbatches=1, remat="none")
+    rule: dict[str, Any] = {"batch_size": batch, "microbatches": 1, "remat": "none"}
+    return dataclasses.replace(
+        config, model=model, optimizer=dataclasses.replace(config.optimizer, name="adamw"), **rule
+    )
 
 
 def train_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -231,7 +246,7 @@ def decode_rows(config: Any, arguments: Arguments) -> Iterator[tuple[str, dict[s
     count = min(arguments.new_tokens, config.model.context_length - 8)
     for (name, fused), rows in itertools.product(ways.items(), arguments.decode_rows):
         prompt = np.random.default_rng(0).integers(0, config.model.vocab_size, (rows, 8), dtype=np.int32)
-        theirs = peers.greedy(model, prompt, count)
+        theirs = partial(peers.greedy(model, prompt, config.model.dtype), count)
 
         def ours() -> np.ndarray:
             return generate(model, prompt, count, temperature=0, fused=fused)  # noqa: B023
@@ -300,9 +315,9 @@ def utilisation(config: Any, seconds: float) -> dict[str, float]:
     return found
 
 
-def _command(arguments: Arguments, preset: str) -> str:
+def _command(arguments: Arguments, preset: str, known: tuple[str, ...]) -> str:
     command = f"python -m experiments.speed --preset {preset} --rounds {arguments.rounds} --steps {arguments.steps}"
-    if arguments.rows != KINDS:
+    if arguments.rows != known:
         command += f" --rows {' '.join(arguments.rows)}"
     command += " --fused" * arguments.fused
     return command + " --compile" * arguments.compile + " --nanogpt FOLDER" * bool(arguments.nanogpt)

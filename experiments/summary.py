@@ -40,6 +40,27 @@ def section(results: dict[str, Result]) -> Iterator[str]:
             f"differ from one device's\nby at most {apart:.1e} of them over {len(modes['one device']['losses'])} steps "
             "([experiments/parallel.py](../experiments/parallel.py))."
         )
+    if "optimizers" in results:
+        yield from optimizers(results["optimizers"])
+
+
+def optimizers(result: Result) -> Iterator[str]:
+    """Tokens and seconds to the same loss."""
+    first = next(iter(result["presets"].values()))
+    rates = len(first["optimizers"]["adamw"]["trials"])
+    yield (
+        f"\n### AdamW and Muon\n\nBoth tuned alike: the best of {rates} learning rates, each twice the one before, "
+        f"then {result['seeds']} other seeds ([experiments/optimizers.py](../experiments/optimizers.py)). "
+        "Tokens and seconds until the mean\nloss is AdamW's last:\n"
+    )
+    yield "| preset, shortened | optimizer | learning rate | last loss | tokens | seconds |"
+    yield "|---|---|---|---|---|---|"
+    for preset, found in result["presets"].items():
+        for name, row in found["optimizers"].items():
+            tokens, seconds = row["tokens_to_target"], row["seconds_to_target"]
+            cells = (f"{row['learning_rate']:g}", plus_minus(row["loss"], row["loss_se"]))
+            reached = ("not reached", "") if tokens is None else (f"{tokens:,.0f}", f"{seconds:.1f}")
+            yield f"| {preset} | {name} | {' | '.join((*cells, *reached))} |"
 
 
 def variants(result: Result) -> Iterator[str]:

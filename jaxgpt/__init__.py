@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from jaxgpt.parallel.sharding import shard
     from jaxgpt.parallel.value_and_grad import value_and_grad
     from jaxgpt.training.config import DataConfig, OptimizerConfig, TrainConfig
-    from jaxgpt.training.optimizer import decay_mask, muon_dimensions
+    from jaxgpt.training.muon import muon_dimensions
+    from jaxgpt.training.optimizer import decay_mask
     from jaxgpt.training.trainer import Trainer
 
 _HOME = {
@@ -47,7 +48,7 @@ _HOME = {
     "load_tokenizer": "jaxgpt.loading",
     "loglikelihood": "jaxgpt.evaluation.scoring",
     "make_mesh": "jaxgpt.parallel.mesh",
-    "muon_dimensions": "jaxgpt.training.optimizer",
+    "muon_dimensions": "jaxgpt.training.muon",
     "next_token_loss": "jaxgpt.model.loss",
     "rolling_loglikelihood": "jaxgpt.evaluation.scoring",
     "save": "jaxgpt.loading",

@@ -8,10 +8,13 @@ import os
 import sys
 
 from jaxgpt.errors import UserError
+from jaxgpt.runtime.out_of_memory import is_out_of_memory
+from jaxgpt.runtime.output import checked_output, open_closed_streams
 from jaxgpt.runtime.xla_flags import avoid_wrong_sums
 
 COMMANDS = {
     "train": "train a GPT, or go on with a run",
+    "finetune": "train a model further on a text, with settings made from both",
     "generate": "continue a text",
     "serve": "OpenAI's completions API, and a page to try a model",
     "evaluate": "loss on a text, or the standard evaluations",
@@ -21,9 +24,28 @@ COMMANDS = {
     "convert": "write a model for another library, with other attention if you like",
     "plan": "what a run will need and send, before it runs",
     "data": "turn text of any size into token shards to train on",
+    "completion": "print what makes a shell complete commands and flags",
     "verify": "compare a model with transformers, number by number",
 }
 """The subcommands; each is the module of that name in jaxgpt.commands, and its `main(arguments)`."""
+
+LESS = "use a smaller model, or a machine with more memory"
+OUT_OF_MEMORY = {
+    "train": "make --batch-size smaller, raise --microbatches, use --remat block, or share the model by --mesh.fsdp",
+    "finetune": "make --batch-size smaller, raise --microbatches, use --remat block, or share the model by --mesh.fsdp",
+    "generate": f"ask for fewer --num-samples or --max-new-tokens, or {LESS}",
+    "serve": f"make --max-rows smaller, or {LESS}",
+    "evaluate": f"make --batch-size smaller, or {LESS}",
+    "compare": f"make --batch-size smaller, or {LESS}",
+    "runs": LESS,
+    "lm_eval": f"make --batch_size smaller, or {LESS}",
+    "convert": LESS,
+    "completion": LESS,
+    "plan": "plan for fewer --devices, or on a machine with more memory",
+    "data": "use fewer --workers, or a machine with more memory",
+    "verify": LESS,
+}
+"""What helps where a subcommand runs out of memory."""
 
 USAGE = """usage: jaxgpt COMMAND [...]
 
@@ -36,24 +58,12 @@ Each has its own --help. `jaxgpt train` alone needs nothing else."""
 
 def main() -> int:
     """Run the command line; returns the exit code: 0 done, 2 what was asked for is not possible, 130 interrupted."""
-    name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
-    if name in ("-h", "--help"):
-        print(USAGE.format("\n".join(f"  {command:<10} {purpose}" for command, purpose in COMMANDS.items())))
-        return 0
-    if name == "--version":
-        from importlib.metadata import version
-
-        print(f"jaxgpt {version('jaxgpt')}")
-        return 0
-    if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        return _refuse(f"there is no command {name!r}; " + (f"did you mean {close[0]!r}?" if close else "see --help"))
-    _keep_programs()
-    avoid_wrong_sums()
-    gc.set_threshold(100_000, 20, 20)  # a start makes a million objects that stay: 0.4 of 5.2 s went into sorting them
+    open_closed_streams()
     _print_anything()
+    name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     try:
-        return importlib.import_module(f"jaxgpt.commands.{name}").main(arguments)
+        with checked_output():
+            return _command(name, arguments) if name in COMMANDS else _about(name)
     except KeyboardInterrupt as stop:
         from jaxgpt.runtime.signals import tell
 
@@ -62,14 +72,48 @@ def main() -> int:
         if wrong_flags.code:
             _end_all(2, UserError("its flags cannot be read"))
         raise
-    except UserError as error:  # every other exception is a defect, and keeps its traceback
-        if "JAXGPT_TRACEBACK" in os.environ:
-            raise
+    except (UserError, MemoryError, RuntimeError, OSError) as error:
+        told = error if isinstance(error, UserError) else _of_the_machine(name, error)
+        if told is None or "JAXGPT_TRACEBACK" in os.environ:
+            raise  # a defect keeps its traceback
         if watchdog := sys.modules.get("jaxgpt.runtime.watchdog"):
-            watchdog.before_failing(error)
-        _refuse(str(error))
-        _end_all(2, error)
+            watchdog.before_failing(told)
+        _refuse(str(told))
+        _end_all(2, told)
         return 2
+
+
+def _command(name: str, arguments: list[str]) -> int:
+    if os.environ.get("NO_COLOR"):
+        os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")  # tyro does not know NO_COLOR
+    _keep_programs()
+    avoid_wrong_sums()
+    gc.set_threshold(100_000, 20, 20)  # a start makes a million objects that stay: 0.4 of 5.2 s went into sorting them
+    return importlib.import_module(f"jaxgpt.commands.{name}").main(arguments)
+
+
+def _about(name: str) -> int:
+    """What is printed where no command is named."""
+    if name in ("-h", "--help", "help"):
+        print(USAGE.format("\n".join(f"  {command:<10} {purpose}" for command, purpose in COMMANDS.items())))
+        return 0
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"jaxgpt {version('jaxgpt')}")
+        return 0
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    return _refuse(f"there is no command {name!r}; " + (f"did you mean {close[0]!r}?" if close else "see --help"))
+
+
+def _of_the_machine(command: str, error: BaseException) -> UserError | None:
+    """A message where an error is no defect but the machine's: no memory, no such device. None: it is a defect."""
+    if is_out_of_memory(error):
+        return UserError(f"out of memory: {OUT_OF_MEMORY[command]}")
+    if "Unable to initialize backend" in str(error):
+        named = os.environ.get("JAX_PLATFORMS", "")
+        return UserError(f"JAX_PLATFORMS={named}: {str(error).splitlines()[0][:200]}; unset it, or name what is here")
+    return None
 
 
 def _end_all(code: int, error: BaseException) -> None:

@@ -12,6 +12,8 @@ from jaxgpt.fields import check_types
 
 Position = Literal["learned", "rotary", "none"]
 Activation = Literal["gelu_tanh", "gelu", "relu", "silu"]
+Weights = Literal["bf16", "int8"]
+"""How decoding keeps the matrices: in bfloat16, or in int8 with a scale for each output. Sums are in float32."""
 Backend = Literal["auto", "xla", "blocked", "banded", "cudnn"]
 
 VOCABULARY_MULTIPLE = 128
@@ -217,7 +219,9 @@ MODELS: dict[str, GPTConfig] = {
     "gpt2-medium": GPTConfig(num_layers=24, num_heads=16, d_model=1024),
     "gpt2-large": GPTConfig(num_layers=36, num_heads=20, d_model=1280),
     "gpt2-xl": GPTConfig(num_layers=48, num_heads=25, d_model=1600),
-    "quickstart": GPTConfig(context_length=256, num_layers=4, num_heads=4, d_model=64),
+    "quickstart": GPTConfig(
+        vocab_size=2048, context_length=256, num_layers=4, num_heads=4, d_model=128, position="rotary"
+    ),
     "shakespeare-char-cpu": GPTConfig(vocab_size=65, context_length=64, num_layers=4, num_heads=4, d_model=128),
     "shakespeare-char": GPTConfig(
         vocab_size=65, context_length=256, num_layers=6, num_heads=6, d_model=384, dropout=0.2

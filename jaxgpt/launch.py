@@ -1,7 +1,6 @@
 """`jaxgpt.train`: a whole training run by one call. The command `jaxgpt train` is a caller of it."""
 
 import dataclasses
-import difflib
 import json
 import sys
 import time
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from jaxgpt.errors import UserError
 from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.override import field_name, override
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from jaxgpt.training.state import Optimizer, TrainState
     from jaxgpt.training.step import Loss
     from jaxgpt.training.trainer import Trainer
+
+
+JAX_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_disable_jit",
+)
 
 
 class TrainResult(NamedTuple):
@@ -67,8 +76,8 @@ def train(
         data: A text's name or path, token ids [N] (the last tenth is validation), or a TokenData.
         model: Start from these weights, which stay yours. A preset takes their architecture.
         folder: The run folder to make, by default runs/NAME-DATE-TIME; with `resume`, the one to go on with.
-        optimizer: Any optax transformation, in place of AdamW with the schedule of `config.optimizer`. It gets the
-            gradient as it is: clip in it. Its state is sharded and saved.
+        optimizer: Any optax transformation, in place of `config.optimizer` and its schedule. It gets the gradient as
+            it is: clip in it. Its state is sharded and saved.
         loss: loss(model, tokens int32[B, T+1], key) -> a scalar, or a scalar and a dict of scalars, which are reported.
         callbacks: Each is called as callback(step, metrics, state, trainer) on the main process, with every line of
             metrics, and may return "stop" or "save". The state is only valid until it returns.
@@ -86,29 +95,80 @@ def train(
         >>> result.history[-1]["loss"] < result.history[1]["loss"]
         True
     """
-    from jaxgpt.runtime.processes import check_agreement
-    from jaxgpt.training.run import package_versions
-    from jaxgpt.training.trainer import Trainer
+    from jaxgpt.runtime.processes import is_main_process
+    from jaxgpt.training.display import busy
 
     name = config if isinstance(config, str) else "quickstart" if config is None and not resume else "run"
     config = override(_architecture(_config(config, folder, resume), name, model), overrides)
-    check_agreement({"resume": resume, "run": str(folder), "config": config.to_dict(), "versions": package_versions()})
-    trainer = Trainer(
-        config,
-        data=data,
-        folder=folder,
-        optimizer=optimizer,
-        loss=loss,
-        mesh=mesh,
-        teacher=_teacher(config, mesh),
-        tokenizer=_tokenizer(config, folder if resume else None),
-        vocabulary_by_hand=model is not None or any(_field(name) == "model.vocab_size" for name in overrides),
-    )
+    if config.lora is not None and config.init is None and model is None and not resume:
+        raise UserError("lora trains adapters of weights that are there: name them by --init, or model= in Python")
+    by_hand = model is not None or _is_vocabulary_given(overrides)
+    given: dict[str, Any] = {"data": data, "optimizer": optimizer, "loss": loss, "mesh": mesh}
+    console = _console(quiet=quiet or not is_main_process())  # only one process speaks
+    with busy(console, "reading the text"):
+        trainer = _trainer(config, folder, resume, vocabulary_by_hand=by_hand, **given)
     trainer.name = name
     if model is not None:
         trainer.from_python["model"] = "a model"
     with trainer:
-        return _run(trainer, _weights(trainer, model), resume, callbacks, quiet)
+        return _run(trainer, _weights(trainer, model), resume, callbacks, console, quiet)
+
+
+def dry_run(config: TrainConfig, *, folder: str | Path, resume: bool = False, **overrides: Any) -> None:
+    """Do what `train` does before its first step, and print what that step and the run would cost. Keeps nothing.
+
+    Raises UserError where `train` would.
+    """
+    from jaxgpt.runtime.processes import is_main_process
+    from jaxgpt.training.dry_run import measure, print_cost
+    from jaxgpt.training.header import print_header
+
+    config = override(config, overrides)
+    console = _console(quiet=not is_main_process())
+    with _trainer(config, folder, resume, vocabulary_by_hand=_is_vocabulary_given(overrides)) as trainer:
+        print_header(trainer, console)
+        print_cost(trainer, measure(trainer, console, _weights(trainer, None)), console)
+
+
+def _is_vocabulary_given(overrides: dict[str, Any]) -> bool:
+    return any(field_name(name) == "model.vocab_size" for name in overrides)
+
+
+def _trainer(config: TrainConfig, folder: str | Path | None, resume: bool, **given: Any) -> "Trainer":
+    """The trainer of a config, with what the config names: a teacher, a source's tokenizer."""
+    from jaxgpt.runtime.processes import check_agreement
+    from jaxgpt.training.trainer import Trainer
+
+    check_agreement({"resume": resume, "run": str(folder), "config": config.to_dict(), **_what_decides_numbers()})
+    check_agreement({"weights": _fingerprints(config, resume)})
+    teacher, tokenizer = _teacher(config, given.get("mesh")), given_tokenizer(config, folder if resume else None)
+    return Trainer(config, folder=folder, teacher=teacher, tokenizer=tokenizer, **given)
+
+
+def _console(*, quiet: bool) -> Console:
+    """Prints what it is given: paths and samples may hold what rich would read as markup."""
+    return Console(highlight=False, markup=False, emoji=False, quiet=quiet)
+
+
+def _what_decides_numbers() -> dict[str, Any]:
+    """Versions, and settings of JAX, by which processes may compute differently under the same config."""
+    import jax
+
+    from jaxgpt.training.run import package_versions
+
+    return {"versions": package_versions(), "jax": {name: jax.config.values.get(name) for name in JAX_SETTINGS}}
+
+
+def _fingerprints(config: TrainConfig, resume: bool) -> dict[str, str]:
+    """Of the models that each of several processes reads from its own disk, which may hold others of the same name."""
+    from jaxgpt.runtime.processes import is_multiprocess
+
+    sources = {"distill": config.distill} | ({} if resume else {"init": config.init})
+    if not is_multiprocess():
+        return {}
+    from jaxgpt.loading import fingerprint
+
+    return {name: fingerprint(source) for name, source in sources.items() if source is not None}
 
 
 def _config(config: TrainConfig | str | None, folder: str | Path | None, resume: bool) -> TrainConfig:
@@ -132,49 +192,27 @@ def _architecture(config: TrainConfig, name: str, model: "GPT | None") -> TrainC
     return dataclasses.replace(config, model=model.config)
 
 
-def override(config: TrainConfig, fields: dict[str, Any]) -> TrainConfig:
-    """The config with fields changed, by their names or by dotted ones. Raises UserError on one that is not there."""
-    changes: dict[str, dict[str, Any]] = {}
-    for given, value in fields.items():
-        outer, _, inner = _field(given).rpartition(".")
-        changes.setdefault(outer, {})[inner] = value
-    top = changes.pop("", {})  # all at once: two fields may only fit each other when both have changed
-    nested = {outer: dataclasses.replace(getattr(config, outer), **inner) for outer, inner in changes.items()}
-    return dataclasses.replace(config, **top, **nested)
-
-
-def _field(given: str) -> str:
-    """The dotted name of a field of the config, such as optimizer.learning_rate, which learning_rate alone says too."""
-    names = []
-    for field in dataclasses.fields(TrainConfig):
-        default = field.default_factory() if callable(field.default_factory) else None
-        nested = dataclasses.fields(default) if dataclasses.is_dataclass(default) else ()
-        names += [f"{field.name}.{inner.name}" for inner in nested] or [field.name]
-    dotted = given.replace("__", ".")
-    found = [name for name in names if name == dotted] or [name for name in names if name.endswith(f".{dotted}")]
-    if len(found) != 1:
-        close = found or difflib.get_close_matches(dotted, [*names, *(name.split(".")[-1] for name in names)])
-        raise UserError(f"{given!r} is no field of TrainConfig; did you mean {' or '.join(close) or 'steps'}?")
-    return found[0]
-
-
 def _teacher(config: TrainConfig, mesh: "Mesh | None") -> "GPT | None":
     """The model to learn from, read straight onto its shards. Raises UserError where it counts tokens differently."""
     if config.distill is None:
         return None
     from jaxgpt.loading import load
 
-    teacher = load(config.distill, mesh=config.mesh.make() if mesh is None else mesh, dtype=config.model.dtype)
-    if teacher.config.vocab_size != config.model.vocab_size:
+    check_teacher(source_config(config.distill), config)
+    return load(config.distill, mesh=config.mesh.make() if mesh is None else mesh, dtype=config.model.dtype)
+
+
+def check_teacher(teacher: "GPTConfig", config: TrainConfig) -> None:
+    """Raise UserError where nothing can be learned from a model: it counts tokens differently, or reads fewer."""
+    if teacher.vocab_size != config.model.vocab_size:
         raise UserError(
-            f"--distill {config.distill} has {teacher.config.vocab_size} tokens and the model "
+            f"--distill {config.distill} has {teacher.vocab_size} tokens and the model "
             f"{config.model.vocab_size}; distillation needs the same vocabulary"
         )
-    teacher.config.check_length(config.model.context_length)
-    return teacher
+    teacher.check_length(config.model.context_length)
 
 
-def _tokenizer(config: TrainConfig, resumed: str | Path | None) -> "Tokenizer | None":
+def given_tokenizer(config: TrainConfig, resumed: str | Path | None = None) -> "Tokenizer | None":
     """The tokenizer of the run that is resumed, or of the weights it starts from. None: the config's."""
     from jaxgpt.data.tokenizer_files import read_tokenizer
     from jaxgpt.training.run import is_run, read_run
@@ -200,13 +238,15 @@ def source_config(source: str) -> "GPTConfig":
     if is_run(Path(source)):
         return read_run(Path(source)).config.model
     from converters.hub import local_path
-    from converters.sources import read_source
+    from converters.load import open_source
 
-    return read_source(local_path(source)).config
+    return open_source(local_path(source)).config
 
 
 def _weights(trainer: "Trainer", model: "GPT | None") -> "Callable[[], TrainState] | None":
-    """What makes the first state of given weights, fitted to the config. No copy of them is kept beside it."""
+    """What makes the first state of given weights, fitted to the config: read straight onto their shards, which become
+    the state's own. No copy of them is kept beside it.
+    """
     config = trainer.config
     if model is not None:
         return lambda: trainer.init(_adapted(model, config.model))
@@ -215,7 +255,7 @@ def _weights(trainer: "Trainer", model: "GPT | None") -> "Callable[[], TrainStat
     from jaxgpt.loading import load
 
     init = config.init
-    return lambda: trainer.take(_adapted(load(init), config.model))
+    return lambda: trainer.take(_adapted(load(init, mesh=trainer.mesh), config.model))
 
 
 def _adapted(model: "GPT", config: "GPTConfig") -> "GPT":
@@ -229,21 +269,23 @@ def _run(
     weights: "Callable[[], TrainState] | None",
     resume: bool,
     callbacks: "Sequence[Callback]",
+    console: Console,
     quiet: bool,
 ) -> TrainResult:
     """Make or open the folder, train, and write a sample."""
     from jaxgpt.runtime import watchdog
-    from jaxgpt.runtime.processes import check_agreement, is_main_process
+    from jaxgpt.runtime.processes import check_agreement
     from jaxgpt.runtime.signals import set_resume_command
     from jaxgpt.training.display import busy
+    from jaxgpt.training.early_stop import EarlyStop
     from jaxgpt.training.header import print_header
     from jaxgpt.training.loop import run_to_end
+    from jaxgpt.training.loss_curve import show_losses
     from jaxgpt.training.run import check_is_new, resume_command
     from jaxgpt.training.sample import write_sample
     from jaxgpt.training.start import start
+    from jaxgpt.training.state import merged
 
-    # Prints what it is given: paths and samples may hold what rich would read as markup. Only one process speaks.
-    console = Console(highlight=False, markup=False, emoji=False, quiet=quiet or not is_main_process())
     if trainer.folder is not None and not resume:
         check_is_new(trainer.folder)
     devices = [int(device.id) for device in trainer.mesh.devices.flat]
@@ -259,14 +301,33 @@ def _run(
     watchdog.set_cure(f"whole checkpoints are kept, start all processes again with {resume_command(run.folder)}")
     with busy(console, "compiling"):
         state, before = start(trainer, console, weights)
-    state = run_to_end(trainer, state, console, callbacks, before)
+    config = trainer.config
+    samples = config.sample_tokens and not quiet and run.given_tokenizer is not None
+    if samples and before is not None and weights is not None and config.sample_prompt is not None:
+        write_sample(run, merged(state.model, trainer.mesh), console, "before training", 0)
+    if config.patience is not None:
+        callbacks = [*callbacks, EarlyStop(config.patience, console)]
+    try:
+        state = run_to_end(trainer, state, console, callbacks, before)
+    finally:
+        show_losses(run.folder, console)
     console.print(f"done in {time.perf_counter() - began:.0f} s")
-    if trainer.config.sample_tokens and not quiet and run.given_tokenizer is not None:
-        write_sample(run, state.model, console)
-    return TrainResult(state.model, run, read_history(run.folder))
+    model = merged(state.model, trainer.mesh)
+    if samples:
+        shown, step = _best(trainer, model, int(state.step))
+        write_sample(run, shown, console, "sample" if shown is model else f"sample of step {step}, the best", step)
+    return TrainResult(model, run, read_history(run.folder))
+
+
+def _best(trainer: "Trainer", model: "GPT", step: int) -> "tuple[GPT, int]":
+    """The model to show, and its step: the last, or the best where training may stop for a loss that rises."""
+    best = trainer.checkpoints.best
+    if trainer.config.patience is None or best is None or best == step:
+        return model, step
+    return trainer.checkpoints.load_model(trainer.config, best, trainer.mesh), best
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl; none where this process cannot see it."""
     path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

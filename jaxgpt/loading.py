@@ -1,6 +1,8 @@
 """One door to every model: a run folder, a Hugging Face folder or hub id, a weights file."""
 
+import json
 import sys
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -53,10 +55,28 @@ def load(
     with Checkpoints(run.checkpoints) as checkpoints:
         if checkpoints.latest is None:
             raise UserError(f"{source} has no checkpoint yet; train it first: {resume_command(run.folder)}")
-        model = checkpoints.load_model(run.config.model, step, mesh)
+        model = checkpoints.load_model(run.config, step, mesh)
     options = {name: changes.pop(name) for name in ("kv_init",) if name in changes}
     changes.pop("allow_nonfinite", None)  # a run's weights are taken as they are
     return adapt(model, mesh, changes=changes, **options)
+
+
+def fingerprint(source: str | Path) -> str:
+    """A hash of a source's files, of large ones of places spread over them: other weights are noticed without reading
+    all. Raises UserError where there is no such source.
+    """
+    from converters.hub import local_path
+    from jaxgpt.data.foreign import fingerprint as fingerprint_of_file
+
+    path = local_path(source)
+    files = [path]
+    if is_run(path):
+        run = read_run(path)
+        files = [path / "config.json", *(run.checkpoints / str(run.open_checkpoints().latest)).rglob("*")]
+    elif path.is_dir():
+        files = list(path.iterdir())
+    found = [[str(file.relative_to(path)), fingerprint_of_file(file)] for file in sorted(files) if file.is_file()]
+    return sha256(json.dumps(found).encode()).hexdigest()
 
 
 def save(model: GPT, folder: str | Path, tokenizer: Tokenizer | None = None) -> None:

@@ -56,6 +56,7 @@ def with_texts(stand_ins, tmp_path, monkeypatch):
     """The current folder has the texts, the hub's cache the model, and jax is as a user has it."""
     for path in ("my.txt", "my-texts"):
         (tmp_path / path).symlink_to(stand_ins / path)
+    (tmp_path / "mine.toml").write_text(next(blocks(ROOT / "docs/settings.md", "toml")).code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(stand_ins / "hub"))
     jax.config.update("jax_numpy_rank_promotion", "allow")
@@ -79,6 +80,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, in_stand_ins):
 @pytest.mark.parametrize(("page", "line", "text"), SHELL, ids=[f"{name(page)}:{line}" for page, line, _ in SHELL])
 def test_a_command_of_a_page_is_understood(page, line, text, in_stand_ins, monkeypatch):
     text = text.replace("$WHAT", "gpt2-xl --run run")
+    text = re.sub(r" > \S+$", "", text)
     text = re.sub(r"^(srun|mpirun -np \d+|torchrun .* --) ", "", text)
     program, *arguments = shlex.split(text)
     if program == "jaxgpt":
@@ -113,7 +115,8 @@ def parse(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tyro, "cli", read)
     monkeypatch.setattr("jaxgpt.runtime.processes.connect", lambda *_: None)
-    if "--resume" in arguments:
+    made_before = re.search(r"--resume|--config (whole|runs)", " ".join(arguments))
+    if made_before:
         pytest.skip("reads a run that the page made before; the slow test makes it")
     with pytest.raises(ParsedError):
         command.main(arguments[1:])
@@ -121,6 +124,7 @@ def parse(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 SMALLER = {
     "train": "--steps 2 --eval-every 1 --eval-batches 1 --sample-tokens 4 --batch-size 1 --microbatches 1",
+    "finetune": "--steps 2 --eval-every 1 --eval-batches 1 --sample-tokens 4 --batch-size 1 --microbatches 1",
     "generate": "--max-new-tokens 4",
 }
 """What makes a command of a page quick; later flags take the place of the page's."""
@@ -174,7 +178,7 @@ def flags() -> set[str]:
     program = (
         "import contextlib, sys; from jaxgpt.cli import main\n"
         f"for name in {[*([name] for name in COMMANDS if name != 'lm_eval'), *(['data', name] for name in DATA)]}:\n"
-        "    sys.argv = ['jaxgpt', *name, '--help']\n"
+        "    sys.argv = ['jaxgpt', *name, '--help-all' if name == ['train'] else '--help']\n"
         "    with contextlib.suppress(SystemExit):\n"
         "        main()\n"
     )
@@ -182,8 +186,8 @@ def flags() -> set[str]:
     return set(re.findall(r"--[a-z][\w.-]*", shown))
 
 
-ELSEWHERE = {"--dist", "--run-path", "--no-python", "--help", "--version"}
-"""Flags of pytest, torchrun and the like."""
+ELSEWHERE = {"--dist", "--run-path", "--no-python", "--help", "--help-all", "--version", "--logdir", "--lr"}
+"""Flags of pytest, torchrun and the like, and those that print and end."""
 
 
 @pytest.mark.parametrize("page", HELD, ids=name)

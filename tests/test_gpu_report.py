@@ -27,6 +27,8 @@ def here() -> dict[str, str]:
     [
         "124M",
         "124M, window 256",
+        "124M, data 8",
+        "124M, fsdp 8",
         "decode, batch 1",
         "decode, batch 8",
         "decode by cuDNN, batch 64, 4 KV heads",

@@ -1,4 +1,5 @@
 import pickle
+import shutil
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from jaxgpt.data import CharTokenizer, GPT2Tokenizer, eval_batches
 from jaxgpt.data.hf_tokenizer import character_json
 from jaxgpt.errors import UserError
 from jaxgpt.evaluation.scoring import rolling_loglikelihood
-from jaxgpt.loading import check_vocabulary, save
+from jaxgpt.loading import check_vocabulary, fingerprint, save
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import named_parameters
 from jaxgpt.parallel.mesh import make_mesh
@@ -225,3 +226,18 @@ def test_convert_takes_a_step(trained, tmp_path):
     assert jaxgpt_command("convert", trained, tmp_path / "out", "--step", step).code == 0
     assert jaxgpt_command("convert", trained, tmp_path / "none", "--step", 123456).code == 2
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("kind", ["run", "folder", "file"])
+def test_the_fingerprint_of_a_source_is_that_of_its_weights_wherever_it_lies(kind, trained, tmp_path):
+    save(GPT(GPTConfig.preset("tiny"), rngs=nnx.Rngs(0)), tmp_path / "model")
+    source = shutil.copytree(trained if kind == "run" else tmp_path / "model", tmp_path / "source")
+    copy = shutil.copytree(source, tmp_path / "elsewhere" / "copy")
+    weights = max((path for path in source.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    named, other = (weights, copy / weights.relative_to(source)) if kind == "file" else (source, copy)
+    before = fingerprint(named)
+    assert fingerprint(other) == before
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert fingerprint(named) != before

@@ -11,8 +11,8 @@ from jaxgpt.data import prepare
 
 
 def main(steps: int = 200, text: str = "stdlib") -> float:
-    config = jaxgpt.GPTConfig.preset("quickstart")
-    data = prepare(text, "gpt2")
+    data = prepare(text, "bpe-2048")
+    config = jaxgpt.GPTConfig.preset("quickstart", vocab_size=data.tokenizer.vocab_size)
     batches = jaxgpt.Batches(data.train, batch_size=4, context_length=config.context_length, seed=0)
     model = jaxgpt.GPT(config, rngs=nnx.Rngs(0))
     schedule = optax.warmup_cosine_decay_schedule(0.0, 5e-3, warmup_steps=min(30, steps // 2), decay_steps=steps)

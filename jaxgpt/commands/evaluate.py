@@ -11,6 +11,7 @@ from rich.table import Table
 from jaxgpt.commands.output import print_table, progress_bar, say
 from jaxgpt.config import Backend
 from jaxgpt.errors import UserError
+from jaxgpt.runtime.host_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from jaxgpt.data import TokenData
@@ -52,19 +53,21 @@ def main(arguments: list[str]) -> int:
     chosen = tyro.cli(Arguments, prog="jaxgpt evaluate", args=arguments)
     if chosen.batch_size != "auto" and chosen.batch_size < 1:
         raise UserError(f"--batch-size {chosen.batch_size} computes nothing; use at least 1, or auto")
+    keep_freed_memory()
     return evaluate_text(chosen) if chosen.tasks is None else evaluate_tasks(chosen)
 
 
 def evaluate_text(chosen: Arguments) -> int:
     """The loss on a text."""
-    from jaxgpt.evaluation.evaluate import evaluate, split_tokens
-    from jaxgpt.evaluation.scoring import document_windows
+    from jaxgpt.evaluation.evaluate import evaluate, split_tokens, text_windows
 
     data = text_of(chosen)
     tokens, bytes_per_token = split_tokens(data, chosen.split)
     model = model_of(chosen)
-    with progress_bar("windows", len(document_windows(model.config, [tokens], stride=chosen.stride)[0])) as advance:
-        found = evaluate(model, tokens, bytes_per_token, chosen.batch_size, stride=chosen.stride, progress=advance)
+    end = data.tokenizer.end_of_text if masks_documents(chosen) else None
+    with progress_bar("windows", len(text_windows(model.config, tokens, chosen.stride, end))) as advance:
+        rule: dict[str, Any] = {"stride": chosen.stride, "end_of_text": end, "progress": advance}
+        found = evaluate(model, tokens, bytes_per_token, chosen.batch_size, **rule)
     if chosen.json:
         say(json.dumps(found._asdict()))
         return 0
@@ -137,6 +140,13 @@ def text_of(chosen: Arguments) -> "TokenData":
     if is_run(chosen.source):
         return read_run(chosen.source).data()
     raise UserError(f"{chosen.source} is not a run of ours, which would know its text: name one by --data")
+
+
+def masks_documents(chosen: Arguments) -> bool:
+    """Whether the model has never read across <|endoftext|>, so that documents are read alone here too."""
+    from jaxgpt.training.run import is_run, read_run
+
+    return is_run(chosen.source) and read_run(chosen.source).config.data.mask_documents
 
 
 def model_of(chosen: Arguments) -> "GPT":

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from jaxgpt.commands.sources import read_text
-from jaxgpt.config import Backend
+from jaxgpt.config import Backend, Weights
 from jaxgpt.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class Arguments:
     """The source of another tokenizer: gpt2, a folder, a run, a hub id. None: the source's own."""
     attention: Backend | None = None
     """Attention backend by name, such as auto where the model's own cannot run here. None: the model's own."""
+    weights: Weights | None = None
+    """Keep the matrices in bfloat16, or in int8 with a scale for each output. None: in the model's dtype."""
     fused: bool = False
     """Decode by fewer and larger kernels, on an NVIDIA GPU. Compiled and tested, they have not run on one yet."""
 
@@ -124,7 +126,10 @@ def write_safely() -> None:
 def prompt_text(prompt: str) -> str:
     """The text that --prompt stands for."""
     if prompt == "-":
-        return sys.stdin.read()
+        try:
+            return sys.stdin.read()
+        except UnicodeDecodeError:
+            raise UserError(f"--prompt -: standard input is not text in {sys.stdin.encoding}; convert it") from None
     if not prompt.startswith("@"):
         return prompt
     return read_text(f"--prompt {prompt}", Path(prompt[1:]))
@@ -160,6 +165,7 @@ def begin_samples(chosen: Arguments, model: "GPT", tokenizer: "Tokenizer", ids: 
         tokenizer.stop_tokens,
         tokenizer.vocab_size,
         fused=chosen.fused,
+        weights=chosen.weights,
     )
 
 

@@ -1,5 +1,6 @@
 """`jaxgpt lm_eval`: the command of lm-evaluation-harness, which knows our models."""
 
+import difflib
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from jaxgpt.errors import UserError
 
 NAME = "jaxgpt"
+NOT_FOUND = "Tasks not found: "
+"""How the harness begins its message about names that it does not know."""
 
 
 def main(arguments: list[str]) -> int:
@@ -19,8 +22,27 @@ def main(arguments: list[str]) -> int:
     if "--model_args" in arguments and not {"--model", "-M"} & set(arguments):
         arguments = [*arguments, "--model", NAME]
     sys.argv = ["lm_eval", *arguments]
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except ValueError as error:
+        unknown = str(error).removeprefix(NOT_FOUND)
+        if unknown == str(error):
+            raise
+        raise UserError(_unknown_tasks(unknown.split(", "))) from None
     return 0
+
+
+def _unknown_tasks(names: list[str]) -> str:
+    """What was likely meant by names that the harness does not know."""
+    from lm_eval.tasks import TaskManager
+
+    known = TaskManager().all_tasks
+    near = (f"{name!r}{_nearest(difflib.get_close_matches(name, known, n=3))}" for name in names)
+    return f"the harness has no task {', no '.join(near)}; `jaxgpt lm_eval ls tasks` lists all {len(known):,}"
+
+
+def _nearest(close: list[str]) -> str:
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
 def _check_installed() -> None:

@@ -2,17 +2,24 @@
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
 
+from jaxgpt.commands.flags import flags_of, refuse_foreign, take_name
+from jaxgpt.commands.foreign_flags import FOREIGN
+from jaxgpt.commands.train import initial_config
 from jaxgpt.errors import UserError
 from jaxgpt.inspect.hardware import UTILISATION, Device, Fabric
 from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.presets import PRESETS
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from jaxgpt.inspect.plan import Plan
+    from jaxgpt.model.gpt import GPT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +37,9 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     """Compile a preset's step for devices that need not be here, and print what it needs and sends."""
-    flags = list(arguments)
-    preset = flags.pop(0) if flags and not flags[0].startswith("-") else "quickstart"
-    default = Arguments(TrainConfig.preset(preset))
+    flags, known = list(arguments), flags_of(Arguments) | {"--help": 0, "-h": 0}
+    refuse_foreign(flags, known, FOREIGN)
+    default = Arguments(initial_config(take_name(flags, known, PRESETS), None, flags)[1])
     description = "What a run will need and what it will send, before it runs. Takes the flags of `jaxgpt train` too."
     chosen = tyro.cli(Arguments, prog="jaxgpt plan [PRESET]", description=description, args=flags, default=default)
     if chosen.devices < 1:
@@ -70,21 +77,38 @@ def compile_plan(chosen: Arguments) -> "Plan":
 
     config, device = chosen.config, chosen.device
     mesh = config.mesh.make(devices_of(device, chosen.devices))
-    state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)
+    state, batch, teacher = abstract_state(config, mesh), abstract_batch(config, mesh), _teacher(config, mesh)
+    end_of_text = config.model.vocab_size - 1 if config.data.mask_documents else None  # any id: the program is the same
     with compiling_for_device(device) as options:
-        compiled, remat = compile_step(config, mesh, state, batch, limit=memory_limit(device), options=options)
+        rule: dict[str, Any] = {"limit": memory_limit(device), "options": options}
+        compiled, remat = compile_step(config, mesh, state, batch, teacher, end_of_text=end_of_text, **rule)
     tokens = config.batch_size * config.model.context_length
-    return make_plan(compiled, mesh, config.model, tokens, state=state, model=state.model, remat=remat, device=device)
+    parts = {"state": state, "model": state.model, "teacher": teacher}
+    return make_plan(compiled, mesh, config.model, tokens, remat=remat, device=device, **parts)
+
+
+def _teacher(config: TrainConfig, mesh: "Mesh") -> "GPT | None":
+    """The shapes of the model to distil from, without its weights. Raises UserError as training would."""
+    if config.distill is None:
+        return None
+    from jaxgpt.launch import check_teacher, source_config
+    from jaxgpt.model.parameters import abstract_model
+    from jaxgpt.parallel.sharding import abstract_shards
+
+    teacher = source_config(config.distill)
+    check_teacher(teacher, config)
+    return abstract_shards(abstract_model(dataclasses.replace(teacher, dtype=config.model.dtype)), mesh)
 
 
 def _rows(chosen: Arguments, plan: "Plan") -> dict[str, str]:
     config, mesh = chosen.config, plan.mesh
     tokens = config.batch_size * config.model.context_length
+    teacher = f"teacher {_in('B', plan.teacher)}, " if plan.teacher else ""
     rows = {
         "mesh": f"data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}, zero {config.zero}, remat {plan.remat}",
         "step": f"{tokens:,} tokens, {tokens // mesh.size:,} on each device, in {config.microbatches} pieces",
         "memory": f"{_in('B', plan.needed)} on each device: parameters {_in('B', plan.parameters)}, optimizer "
-        f"{_in('B', plan.optimizer)}, activations and gradients {_in('B', plan.temporary)}",
+        f"{_in('B', plan.optimizer)}, {teacher}activations and gradients {_in('B', plan.temporary)}",
     }
     if plan.limit is not None:
         rows["fits"] = f"{'yes' if plan.fits else 'NO'}: {_in('B', plan.limit)} of a {chosen.device} can be used"

@@ -12,14 +12,15 @@ from rich.table import Table
 
 from jaxgpt.commands.output import print_table, say
 from jaxgpt.errors import UserError
+from jaxgpt.runtime.user_cache import runs_folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """List runs: what they train, how far they are, how good, when, and their size on disk."""
 
-    folder: tyro.conf.Positional[Path] = Path("runs")
-    """Where to look: a folder of runs, at any depth."""
+    folder: tyro.conf.Positional[Path] = dataclasses.field(default_factory=runs_folder)
+    """Where to look: a folder of runs, at any depth. By default where `jaxgpt train` makes them."""
     json: bool = False
     """Print the list as JSON."""
 
@@ -46,10 +47,14 @@ def main(arguments: list[str]) -> int:
     """Print the runs below a folder, the newest last; returns the exit code."""
     chosen = tyro.cli(Arguments, prog="jaxgpt runs", args=arguments)
     if not chosen.folder.is_dir():
-        raise UserError(f"{chosen.folder} is not a folder: name the one that your runs are in")
+        raise UserError(
+            f"{chosen.folder} is not a folder: `jaxgpt train` makes runs in {runs_folder()}/, or name yours"
+        )
     found = sorted((summarize(folder) for folder in find_runs(chosen.folder)), key=lambda run: run.changed)
     if not found:
-        raise UserError(f"there is no run below {chosen.folder}: `jaxgpt train` makes one, by default in runs/")
+        raise UserError(
+            f"there is no run below {chosen.folder}: `jaxgpt train` makes one, by default in {runs_folder()}/"
+        )
     if chosen.json:
         say(json.dumps([run._asdict() for run in found]))
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from jaxgpt.config import Backend
+from jaxgpt.config import Backend, Weights
 from jaxgpt.errors import UserError
 
 
@@ -36,6 +36,8 @@ class Arguments:
     """The source of another tokenizer: gpt2, a folder, a run, a hub id. None: the source's own."""
     attention: Backend | None = None
     """Attention backend by name, such as auto where the model's own cannot run here. None: the model's own."""
+    weights: Weights | None = None
+    """Keep the matrices in bfloat16, or in int8 with a scale for each output. None: in the model's dtype."""
 
 
 def main(arguments: list[str]) -> int:
@@ -54,7 +56,12 @@ def main(arguments: list[str]) -> int:
 
     model, tokenizer = open_source(chosen.source, chosen.tokenizer, chosen.step, chosen.attention)
     engine = Engine(
-        model, tokenizer.stop_tokens, tokenizer.vocab_size, max_rows=chosen.max_rows, max_waiting=chosen.max_waiting
+        model,
+        tokenizer.stop_tokens,
+        tokenizer.vocab_size,
+        max_rows=chosen.max_rows,
+        max_waiting=chosen.max_waiting,
+        weights=chosen.weights,
     )
     name = chosen.name or Path(chosen.source).name
     service = Service(engine, model, tokenizer, name, key)

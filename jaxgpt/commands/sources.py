@@ -1,5 +1,6 @@
 """Models and texts that several commands read."""
 
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ def load_on_all_devices(source: str | Path, step: "Step" = "latest", **changes: 
 def read_text(named: str, path: Path) -> str:
     """The text of a file that was named by a flag. Raises UserError where it cannot be read."""
     try:
+        kind = path.expanduser().stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a pipe may never end
+            raise UserError(f"{named}: it is a pipe or device, not a file; copy its text to a file first")
         return path.expanduser().read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{named}: {error.strerror}; name a text file") from None

@@ -14,10 +14,15 @@ from typing import Annotated, Any
 
 import tyro
 
+from jaxgpt.commands.flags import flags_of, refuse_foreign, take_name
+from jaxgpt.commands.foreign_flags import FOREIGN
+from jaxgpt.commands.train_help import SHORT, description
 from jaxgpt.errors import UserError
 from jaxgpt.runtime.cluster import Cluster
 from jaxgpt.runtime.host_memory import keep_freed_memory
 from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.config_file import ConfigFile, dump_config, read_config_file
+from jaxgpt.training.override import override
 from jaxgpt.training.presets import PRESETS
 
 
@@ -25,11 +30,17 @@ from jaxgpt.training.presets import PRESETS
 class Arguments:
     """The flags of `jaxgpt train`."""
 
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    settings: Annotated[TrainConfig, tyro.conf.arg(name="")]
     run: Path | None = None
     """The folder to make for the run. None: runs/PRESET-DATE-TIME."""
     resume: Path | None = None
     """Go on with this run, from its newest checkpoint. Flags beside it change the run, such as --steps."""
+    config: Path | None = None
+    """Settings from this file: a few as TOML, or a run's config.json. Flags beside it count more."""
+    dry_run: bool = False
+    """Do everything up to the first step, print what a step and the run would cost, and keep nothing."""
+    print_config: bool = False
+    """Print the settings that would be used, as --config reads them, and end."""
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Cluster)
     """Several processes."""
 
@@ -37,7 +48,10 @@ class Arguments:
 def main(arguments: list[str]) -> int:
     """Train a preset, or resume a run, and write a sample; returns the exit code."""
     if {"-h", "--help"} & set(arguments):
-        return _main(arguments)
+        sys.stdout.write(SHORT)
+        return 0
+    if {"--help-all", "--print-config"} & set(arguments):
+        return _main(["--help" if word == "--help-all" else word for word in arguments])
     from jaxgpt.runtime.output import lasting_output
     from jaxgpt.runtime.signals import command_signals  # imports jax, for which --help does not wait
 
@@ -47,43 +61,63 @@ def main(arguments: list[str]) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    flags = list(arguments)
+    flags, known = list(arguments), flags_of(Arguments) | {"--help": 0}
+    refuse_foreign(flags, known, FOREIGN)
     resume = _value(flags, "--resume", "the run folder to go on with")
-    preset = _preset(flags)
-    if resume and preset:
-        raise UserError(f"--resume {resume} knows its preset; leave out {preset!r}")
+    file = _value(flags, "--config", "the file with the settings")
+    preset = take_name(flags, known, PRESETS)
+    if resume and (preset or file):
+        raise UserError(f"--resume {resume} knows its settings; leave out {preset or f'--config {file}'}")
     _join(flags)
-    config = _resumed(resume) if resume else _begun(TrainConfig.preset(preset or "quickstart"), flags)
+    name, settings = (None, _resumed(resume)) if resume else initial_config(preset, file, flags)
     chosen = tyro.cli(
-        Arguments, prog="jaxgpt train [PRESET]", description=_description(), args=flags, default=Arguments(config)
+        Arguments, prog="jaxgpt train [PRESET]", description=description(), args=flags, default=Arguments(settings)
     )
+    if chosen.print_config:
+        sys.stdout.write(dump_config(chosen.settings, name) + "\n")
+        return 0
     if resume and chosen.run is not None:
         raise UserError(f"--resume {resume} already names the run folder; leave out --run {chosen.run}")
     if not resume and chosen.run is None and chosen.cluster.is_multiprocess:
         raise UserError("several processes need one name for the run's folder: --run FOLDER")
-    return _train(chosen, resume, preset or "quickstart", flags)
+    return _train(chosen, resume, name or "run", flags)
 
 
-def _train(chosen: Arguments, resume: str | None, preset: str, flags: list[str]) -> int:
-    from jaxgpt.launch import train
+def _train(chosen: Arguments, resume: str | None, name: str, flags: list[str]) -> int:
+    from jaxgpt.launch import dry_run, train
     from jaxgpt.runtime.processes import is_main_process
     from jaxgpt.training.loop import TrainingStopped
     from jaxgpt.training.run import resume_command
     from jaxgpt.training.trainer import default_folder
 
-    folder = Path(resume) if resume else chosen.run or default_folder(preset)
+    folder = Path(resume) if resume else chosen.run or default_folder(name)
     by_hand = _value(flags, "--model.vocab-size", "how many tokens") is not None
-    overrides: dict[str, Any] = {"model.vocab_size": chosen.config.model.vocab_size} if by_hand else {}
+    overrides: dict[str, Any] = {"model.vocab_size": chosen.settings.model.vocab_size} if by_hand else {}
+    settings = _found_anywhere(chosen.settings)
+    if chosen.dry_run:
+        dry_run(settings, folder=folder, resume=resume is not None, **overrides)
+        return 0
     try:
         with _orbax_hushed():
-            train(_found_anywhere(chosen.config), folder=folder, resume=resume is not None, **overrides)
+            train(settings, folder=folder, resume=resume is not None, **overrides)
     except TrainingStopped as stop:
         if is_main_process():
             sys.stdout.write(f"{stop}; go on with: {resume_command(folder)}\n")
         return 128 + stop.signal if stop.signal == signal.SIGINT else 0
     if is_main_process():
-        sys.stdout.write(f'go on with: jaxgpt generate {shlex.quote(str(folder))} --prompt "..."\n')
+        sys.stdout.write(_next_commands(folder))
     return 0
+
+
+def _next_commands(folder: Path) -> str:
+    """What to do with a run; where training may stop for a validation loss that rises, with its best checkpoint."""
+    from jaxgpt.training.run import read_run
+
+    name = shlex.quote(str(folder))
+    if read_run(folder).config.patience is None:
+        return f'go on with: jaxgpt generate {name} --prompt "..."\n'
+    commands = (f'generate {name} --prompt "..."', f"evaluate {name}", f"convert {name} {name}-hf")
+    return "".join(f"go on with: jaxgpt {command} --step best\n" for command in commands)
 
 
 def _join(flags: list[str]) -> None:
@@ -109,20 +143,22 @@ def _value(flags: list[str], name: str, meaning: str) -> str | None:
     return values[0] if values else None
 
 
-def _preset(flags: list[str]) -> str | None:
-    """The preset, which is taken out of the flags: the first word, or a preset's name that is no flag's value."""
-    for index, word in enumerate(flags):
-        is_value = index > 0 and flags[index - 1].startswith("-") and "=" not in flags[index - 1]
-        if not word.startswith("-") and (index == 0 or (word in PRESETS and not is_value)):
-            return flags.pop(index)
-    return None
+def initial_config(preset: str | None, file: str | None, flags: list[str]) -> tuple[str, TrainConfig]:
+    """The preset's name, and its settings: with --init of the weights it starts from, then with those of the file."""
+    found = ConfigFile(None, {}) if file is None else read_config_file(Path(file))
+    name = preset or found.preset or "quickstart"
+    config = TrainConfig.preset(name)
+    source = _value(flags, "--init", "the weights to start from") or found.fields.get("init")
+    if isinstance(source, str):
+        config = _of_source(config, source)
+    try:
+        return name, override(config, found.fields)
+    except UserError as error:
+        raise UserError(f"--config {file}: {error}") from None
 
 
-def _begun(config: TrainConfig, flags: list[str]) -> TrainConfig:
-    """The preset; with --init, of the architecture of the weights it starts from, and on the text of such a run."""
-    source = _value(flags, "--init", "the weights to start from")
-    if source is None:
-        return config
+def _of_source(config: TrainConfig, source: str) -> TrainConfig:
+    """With the architecture of the weights at a source, and on the text of such a run."""
     from jaxgpt.launch import source_config
     from jaxgpt.training.run import is_run, read_run
 
@@ -145,14 +181,6 @@ def _found_anywhere(config: TrainConfig) -> TrainConfig:
         name: absolute(value) for name in ("init", "distill") if (value := getattr(config, name)) is not None
     }
     return dataclasses.replace(config, data=data, **sources)
-
-
-def _description() -> str:
-    presets = "\n\n".join(
-        f"{name}: {preset.purpose} ({preset.config.model.num_layers} layers, width {preset.config.model.d_model})"
-        for name, preset in PRESETS.items()
-    )
-    return f"Train a GPT. Without arguments: the quickstart preset.\n\nPRESETS\n\n{presets}"
 
 
 @contextmanager

@@ -1,15 +1,34 @@
-"""Text in, batches of token ids out: tokenizers, corpora, token shards, batches."""
+"""Text in, batches of token ids out: tokenizers, corpora, token shards, batches.
 
+The names below are imported when first used: processes that prepare data start with what they need.
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxgpt.data.batches import Batches, eval_batches
-from jaxgpt.data.corpus import Corpus, read
-from jaxgpt.data.sources import open_data, prepare
-from jaxgpt.data.tokenizer import CharTokenizer, GPT2Tokenizer, Tokenizer, from_spec
-from jaxgpt.data.tokens import TokenData
-
 if TYPE_CHECKING:
+    from jaxgpt.data.batches import Batches, eval_batches
+    from jaxgpt.data.corpus import Corpus, read
     from jaxgpt.data.device import DeviceBatches, device_put_batch
+    from jaxgpt.data.sources import open_data, prepare
+    from jaxgpt.data.tokenizer import CharTokenizer, GPT2Tokenizer, Tokenizer, from_spec
+    from jaxgpt.data.tokens import TokenData
+
+_HOME = {
+    "Batches": "batches",
+    "CharTokenizer": "tokenizer",
+    "Corpus": "corpus",
+    "DeviceBatches": "device",
+    "GPT2Tokenizer": "tokenizer",
+    "TokenData": "tokens",
+    "Tokenizer": "tokenizer",
+    "device_put_batch": "device",
+    "eval_batches": "batches",
+    "from_spec": "tokenizer",
+    "open_data": "sources",
+    "prepare": "sources",
+    "read": "corpus",
+}
 
 __all__ = [
     "Batches",
@@ -29,8 +48,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("DeviceBatches", "device_put_batch"):
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from jaxgpt.data import device  # with jax, which the processes that prepare data do without
-
-    return getattr(device, name)
+    return getattr(importlib.import_module(f"jaxgpt.data.{_HOME[name]}"), name)

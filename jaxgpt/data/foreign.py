@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxgpt.data.learned import learned_size
 from jaxgpt.data.preparation.manifest import write_json
 from jaxgpt.data.token_files import TokenFile, open_token_file
 from jaxgpt.data.tokenizer import Tokenizer
@@ -49,6 +50,11 @@ def open_foreign(source: str, tokenizer: str | Tokenizer, cache: Path | None = N
             )
     elif tokenizer == "char" and own is None:
         raise UserError(f"data {source!r} has no meta.pkl, which tells the characters: put nanoGPT's beside the files")
+    elif learned_size(tokenizer) is not None and own is None:
+        raise UserError(
+            f"data {source!r} is tokens already, and {tokenizer!r} is learnt from text: name the tokenizer that they "
+            "were made with, such as --data.tokenizer gpt2"
+        )
     else:
         chosen = own or as_tokenizer(tokenizer)
     parts = {

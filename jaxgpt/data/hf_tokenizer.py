@@ -70,10 +70,11 @@ class HFTokenizer:
         return [np.array(encoding.ids, id_dtype(self.vocab_size)) for encoding in found]
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> HFTokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int, *, at_most: bool = False) -> HFTokenizer:
     """Byte-level byte pairs as GPT-2's (Radford et al. 2019, section 2.2), of one's own text; token 0 is <|endoftext|>.
 
-    Raises UserError where vocab_size does not hold every byte, or the text has too few different pairs.
+    Raises UserError where vocab_size does not hold every byte, or the text has too few different pairs; with `at_most`
+    the vocabulary is then smaller instead.
 
     Example:
         >>> tokenizer = train_bpe(["low lower lowest"] * 3, vocab_size=260)
@@ -92,7 +93,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> HFTokenizer:
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    if (found := backend.get_vocab_size()) < vocab_size:
+    if (found := backend.get_vocab_size()) < vocab_size and not at_most:
         raise UserError(f"vocab_size={vocab_size}, and the text has pairs for {found} only: use that, or more text")
     return HFTokenizer(backend.to_str(), end_of_text=0)
 

@@ -1,12 +1,13 @@
 """Folders that `jaxgpt data prepare` has made, opened for training."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxgpt.data.preparation.manifest import check_unchanged, read_manifest
+from jaxgpt.data.preparation.manifest import NAME, check_unchanged, read_manifest
 from jaxgpt.data.token_files import HEADER_BYTES, TokenFile, token_dtype
-from jaxgpt.data.tokenizer import from_spec
+from jaxgpt.data.tokenizer import Tokenizer, from_spec
 from jaxgpt.data.tokens import TokenData, join_tokens
 from jaxgpt.errors import UserError
 
@@ -18,6 +19,7 @@ def open_prepared(folder: Path) -> TokenData:
         UserError: A file is missing, not whole, or changed, or its largest token is beyond the vocabulary.
     """
     manifest = read_manifest(folder)
+    tokenizer = _tokenizer(folder, manifest)
     check_unchanged(folder, manifest)
     dtype = token_dtype(manifest["vocab_size"])
     parts: dict[str, list[np.ndarray]] = {"train": [], "validation": []}
@@ -29,4 +31,18 @@ def open_prepared(folder: Path) -> TokenData:
             )
         parts[shard["split"]].append(TokenFile(path, shard["tokens"], dtype, HEADER_BYTES).map())
     train, validation = (join_tokens(parts[split] or [np.zeros(0, dtype)]) for split in ("train", "validation"))
-    return TokenData(train, validation, from_spec(manifest["tokenizer"]), {"source": folder.name, **manifest})
+    return TokenData(train, validation, tokenizer, {"source": folder.name, **manifest})
+
+
+def _tokenizer(folder: Path, manifest: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that a manifest tells. Raises UserError where it is none, or has another number of tokens."""
+    try:
+        tokenizer = from_spec(manifest["tokenizer"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / NAME} does not tell its tokenizer ({error!r}): prepare the data again") from None
+    if tokenizer.vocab_size != manifest["vocab_size"]:
+        raise UserError(
+            f"{folder / NAME} says {manifest['vocab_size']} tokens, and its tokenizer has {tokenizer.vocab_size}: "
+            "prepare the data again"
+        )
+    return tokenizer

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.data.foreign import is_foreign, open_foreign
+from jaxgpt.data.learned import learned_size
 from jaxgpt.data.mixture import Mixture, parse_mixture
-from jaxgpt.data.preparation.inputs import HUB, STDIN
+from jaxgpt.data.preparation.inputs import HUB, STDIN, named_path
 from jaxgpt.data.preparation.manifest import is_prepared
 from jaxgpt.data.prepared import open_prepared
 from jaxgpt.data.text_cache import prepare_text
@@ -33,7 +34,7 @@ def prepare(source: str, tokenizer: str | Tokenizer, cache: Path | None = None) 
         >>> len(data.train) > len(data.validation)
         True
     """
-    folder = Path(source).expanduser()
+    folder = named_path(source)
     if source == STDIN or source.startswith(HUB):
         raise UserError(f"data {source!r} is read once: `jaxgpt data prepare {source} FOLDER`, then train on FOLDER")
     if is_prepared(folder):
@@ -63,7 +64,12 @@ def open_data(
     """
     if mixture:
         weights = parse_mixture(mixture)
-        data = _mixed({name: prepare(name, tokenizer, cache) for name in weights}, weights)
+        sources: dict[str, TokenData] = {}
+        for name in weights:
+            sources[name] = prepare(name, tokenizer, cache)
+            if learned_size(tokenizer) is not None:  # from the first source, for all
+                tokenizer = sources[name].tokenizer
+        data = _mixed(sources, weights)
     else:
         data = prepare(source, tokenizer, cache)
     if val_source is not None:

@@ -1,5 +1,6 @@
 """Text to train on, prepared once into the user's cache folder by the code of `jaxgpt data prepare`."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -7,19 +8,21 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from filelock import FileLock
 
-from jaxgpt.data.corpus import Corpus, find_texts, hash_documents, read
-from jaxgpt.data.preparation.inputs import Input, Split
+from jaxgpt.data.corpus import find_texts, read
+from jaxgpt.data.held_back import HELD_BACK, too_short
+from jaxgpt.data.learned import learn, learned_size
+from jaxgpt.data.preparation.inputs import Input
 from jaxgpt.data.preparation.manifest import NAME, write_json
 from jaxgpt.data.preparation.prepare import PROGRESS, prepare_shards
-from jaxgpt.data.preparation.reading import decoded
 from jaxgpt.data.preparation.tokenise import Settings
 from jaxgpt.data.prepared import open_prepared
+from jaxgpt.data.text import Text, in_memory, survey
 from jaxgpt.data.tokenizer import CharTokenizer, Tokenizer
 from jaxgpt.data.tokenizer_files import as_tokenizer
 from jaxgpt.data.tokens import TokenData
@@ -27,41 +30,49 @@ from jaxgpt.errors import UserError
 from jaxgpt.runtime.user_cache import cache_folder
 
 FORMAT = 2
-HELD_BACK = 0.1
-"""The fraction of the text that is validation."""
 SMALL = 4_000_000
 """Bytes of text below which starting processes takes longer than the work."""
+TOKENIZERS = "tokenizers"
+"""The folder, beside the tokens', of what was learnt from texts."""
 SECONDS_A_LEFTOVER_IS_KEPT = 7 * 24 * 3600
 
 log = logging.getLogger(__name__)
 
 
-class Text(NamedTuple):
-    """Documents that are not tokenised yet: what a first pass over them has found."""
-
-    name: str
-    source_hash: str
-    inputs: tuple[Input, ...]
-    """With their splits."""
-    characters: frozenset[str]
-    bytes: int
-    files: dict[str, str]
-    """The SHA-256 of each file, where there are not too many."""
-
-
 def prepare_text(source: str, tokenizer: str | Tokenizer, cache: Path | None = None) -> TokenData:
     """The tokens of stdlib, shakespeare, or a text file or folder, made at most once per cache folder.
 
-    The tokenizer is `gpt2`, `char` (the characters of this corpus), a folder's, or one made before, such as a run's.
+    The tokenizer is `gpt2`, `char` (the characters of this corpus), `bpe-2048` (so many byte pairs of this corpus), a
+    folder's, or one made before, such as a run's.
     Files whose names, sizes and times are known are not read again.
 
     Raises:
         UserError: The text is missing, empty, too short, or no text; or the tokenizer cannot spell it.
     """
-    named = tokenizer if tokenizer == CharTokenizer.name else as_tokenizer(tokenizer)
+    of_the_text = tokenizer == CharTokenizer.name or learned_size(tokenizer) is not None
+    named = tokenizer if of_the_text else as_tokenizer(tokenizer)
     folder = (cache or cache_folder()) / "tokens"
+    with usable(folder):
+        return _prepare_text(source, named, folder)
+
+
+@contextlib.contextmanager
+def usable(cache: Path) -> Iterator[None]:
+    """Within, a cache folder that cannot be written raises a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if not str(error.filename).startswith(str(cache.parent)):
+            raise
+        raise UserError(
+            f"the cache folder {cache.parent} cannot be written ({error.strerror}): make room there, or set "
+            "JAXGPT_CACHE to another folder"
+        ) from None
+
+
+def _prepare_text(source: str, named: Tokenizer | str, folder: Path) -> TokenData:
     if source in ("stdlib", "shakespeare"):
-        return _prepared(_in_memory(read(source)), named, folder)
+        return _prepared(in_memory(read(source)), named, folder)
     inputs = find_texts(source)
     name = Path(source).expanduser().resolve().name
     spec = named if isinstance(named, str) else named.spec()
@@ -72,7 +83,7 @@ def prepare_text(source: str, tokenizer: str | Tokenizer, cache: Path | None = N
     try:
         return _open(folder / json.loads(index.read_text(encoding="utf-8"))["folder"])
     except (OSError, ValueError, KeyError, TypeError):
-        data = _prepared(_survey(name, inputs), named, folder)
+        data = _prepared(survey(name, inputs), named, folder)
         index.parent.mkdir(exist_ok=True)
         write_json(index, {"folder": data.manifest["folder"]})
         return data
@@ -80,6 +91,9 @@ def prepare_text(source: str, tokenizer: str | Tokenizer, cache: Path | None = N
 
 def _documents(name: str, inputs: tuple[Input, ...], tokenizer: Tokenizer | str, cache: Path, digest: str) -> TokenData:
     """A file of JSON lines or of parquet, as `jaxgpt data prepare` makes it; a tenth of the documents is validation."""
+    if learned_size(tokenizer) is not None:
+        settings = Settings(validation=HELD_BACK)
+        tokenizer = learn(str(tokenizer), inputs, settings, digest, cache.parent / TOKENIZERS)
     if isinstance(tokenizer, str):
         raise UserError(
             f"the characters of {name} are not known before it is read: use the gpt2 tokenizer, or a text file"
@@ -101,7 +115,7 @@ def _documents(name: str, inputs: tuple[Input, ...], tokenizer: Tokenizer | str,
 
 def _prepared(text: Text, tokenizer: Tokenizer | str, cache: Path) -> TokenData:
     """The tokens of a text, from the cache or made now. One process makes them while the others wait."""
-    chosen = CharTokenizer("".join(sorted(text.characters))) if isinstance(tokenizer, str) else tokenizer
+    chosen = _own_tokenizer(text, tokenizer, cache) if isinstance(tokenizer, str) else tokenizer
     digest = _digest([FORMAT, HELD_BACK, text.source_hash, text.name == "stdlib", chosen.spec()])
     folder = cache / f"{text.name}-{chosen.name}-{digest}"
     cache.mkdir(parents=True, exist_ok=True)
@@ -125,109 +139,23 @@ def _prepared(text: Text, tokenizer: Tokenizer | str, cache: Path) -> TokenData:
             raise
         if not manifest["splits"]["validation"]["tokens"]:
             shutil.rmtree(folder)
-            raise _too_short("validation")
+            raise too_short("validation")
         return _open(folder)
+
+
+def _own_tokenizer(text: Text, name: str, cache: Path) -> Tokenizer:
+    """The text's characters, or its byte pairs."""
+    if name == CharTokenizer.name:
+        return CharTokenizer("".join(sorted(text.characters)))
+    return learn(
+        name, text.inputs, Settings(), f"{text.name == 'stdlib'} {text.source_hash}", cache.parent / TOKENIZERS
+    )
 
 
 def _open(folder: Path) -> TokenData:
     data = open_prepared(folder)
     own = {"folder": folder.name, "source_hash": data.manifest["text_hash"]}
     return dataclasses.replace(data, manifest=data.manifest | own)
-
-
-def _in_memory(corpus: Corpus) -> Text:
-    """A corpus with its splits."""
-    documents = corpus.documents
-    if len(documents) == 1:
-        cut = _cut(len(documents[0]))
-        parts: dict[Split, list[str]] = {"train": [documents[0][:cut]], "validation": [documents[0][cut:]]}
-    else:
-        train, validation = split(documents)
-        parts = {"train": train, "validation": validation}
-    inputs = tuple(
-        Input(name, corpus.name, "memory", sum(map(len, texts)), split=name, alone=len(texts) == 1, texts=tuple(texts))
-        for name, texts in parts.items()
-    )
-    characters = frozenset().union(*documents)
-    return Text(corpus.name, corpus.source_hash, inputs, characters, sum(map(len, documents)), {})
-
-
-def _survey(name: str, inputs: tuple[Input, ...]) -> Text:
-    """What a pass over files finds, a chunk in memory at a time. Blank files do not count."""
-    kept: list[Input] = []
-    digests: list[bytes] = []
-    sizes: list[int] = []
-    characters: set[str] = set()
-    length = 0
-    for one in inputs:
-        digest, size, length, blank, own = hashlib.sha256(), 0, 0, True, set[str]()
-        for chunk in decoded(one, "strict"):
-            content = chunk.encode()
-            digest.update(content)
-            size, length, blank = size + len(content), length + len(chunk), blank and not chunk.strip()
-            own.update(chunk)
-        if not blank:
-            kept.append(one)
-            digests.append(digest.digest())
-            sizes.append(size)
-            characters |= own
-    if not kept:
-        raise UserError(f"data {name!r} is empty: give a text file, or a folder of them")
-    files = {one.name: digest.hex() for one, digest in zip(kept, digests)} if len(kept) <= 10_000 else {}
-    found = _with_splits(kept, digests, sizes, length)
-    return Text(name, hash_documents(digests), found, frozenset(characters), sum(sizes), files)
-
-
-def _with_splits(inputs: list[Input], digests: list[bytes], sizes: list[int], length: int) -> tuple[Input, ...]:
-    """Of a single text, its end is validation; of several, whole ones are. `length`: characters of the last."""
-    if len(inputs) == 1:
-        cut = _cut(length)
-        first = dataclasses.replace(inputs[0], split="train", characters=(0, cut), alone=True)
-        return first, dataclasses.replace(first, split="validation", characters=(cut, None))
-    held_back = choose_held_back(digests, sizes)
-    parts: list[tuple[Split, list[int]]] = [
-        ("train", [i for i in range(len(inputs)) if i not in held_back]),
-        ("validation", sorted(held_back)),
-    ]
-    return tuple(
-        dataclasses.replace(inputs[i], split=split, alone=len(chosen) == 1) for split, chosen in parts for i in chosen
-    )
-
-
-def split(documents: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The documents for training and those for validation, both in order."""
-    contents = [document.encode() for document in documents]
-    held_back = choose_held_back([hashlib.sha256(text).digest() for text in contents], [len(text) for text in contents])
-    train = [document for i, document in enumerate(documents) if i not in held_back]
-    return train, [documents[i] for i in sorted(held_back)]
-
-
-def choose_held_back(digests: list[bytes], sizes: list[int]) -> set[int]:
-    """Documents with a tenth of the bytes, at least one: those with the smallest hashes that fit.
-
-    The order of hashes is random to the text, so every kind of document is held back, and the same on all machines.
-    """
-    order = sorted(range(len(digests)), key=digests.__getitem__)
-    room, held_back = HELD_BACK * sum(sizes), set()
-    for i in order:
-        if sizes[i] <= room:
-            held_back.add(i)
-            room -= sizes[i]
-    return held_back or {min(order, key=sizes.__getitem__)}
-
-
-def _cut(length: int) -> int:
-    """Where the validation of a single text begins."""
-    cut = int(length * (1 - HELD_BACK))
-    if not 0 < cut < length:
-        raise _too_short("train")
-    return cut
-
-
-def _too_short(part: str) -> UserError:
-    return UserError(
-        f"the text is too short to hold back a tenth of it for validation: its {part} part is empty; add text"
-    )
 
 
 def _sweep(cache: Path) -> None:

@@ -21,7 +21,12 @@ BYTE_LEVEL = {"GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "
 """The classes whose vocab.json and merges.txt are pairs of bytes, as GPT-2's; without a class they are."""
 BY_TRANSFORMERS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
 META = "meta.pkl"
-CHOICES = "--data.tokenizer has to be gpt2, char, or a folder with a tokenizer, such as `jaxgpt data tokenizer` makes"
+LARGEST_FILE = 200_000_000
+"""Bytes; the largest vocabularies have 35 million."""
+CHOICES = (
+    "--data.tokenizer has to be gpt2, char, bpe-N for N byte pairs of the text itself, or a folder with a tokenizer, "
+    "such as `jaxgpt data tokenizer` makes"
+)
 
 
 def as_tokenizer(name: str | Tokenizer) -> Tokenizer:
@@ -41,11 +46,20 @@ def read_tokenizer(path: Path) -> Tokenizer | None:
 
     Raises UserError where its files are broken, or need transformers and it is not installed.
     """
+    try:
+        return _found(path)
+    except UserError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # a field of another type than its name says
+        raise UserError(f"the tokenizer's files of {path} cannot be read ({error!r}): get them again") from error
+
+
+def _found(path: Path) -> Tokenizer | None:
     if path.name in (META, JSON) and path.is_file():
-        return _characters(path) if path.name == META else _huggingface(path.read_text(encoding="utf-8"), path.parent)
+        return _characters(path) if path.name == META else _huggingface(_text(path), path.parent)
     folder = path if path.is_dir() else path.parent
     if (folder / JSON).is_file():
-        return _huggingface((folder / JSON).read_text(encoding="utf-8"), folder)
+        return _huggingface(_text(folder / JSON), folder)
     config = _read(folder / "tokenizer_config.json")
     for vocab, merges in PAIRS:
         byte_level = config.get("tokenizer_class", "GPT2Tokenizer") in BYTE_LEVEL
@@ -136,6 +150,8 @@ class _DataOnly(pickle.Unpickler):
 def _characters(path: Path) -> CharTokenizer:
     """NanoGPT's meta.pkl: `itos`, the character of each id."""
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError("it is larger than any such table")
         meta = _DataOnly(io.BytesIO(path.read_bytes())).load()
         characters = [meta["itos"][i] for i in range(meta["vocab_size"])]
     except (pickle.UnpicklingError, EOFError, KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
@@ -145,12 +161,21 @@ def _characters(path: Path) -> CharTokenizer:
     return CharTokenizer("".join(characters))
 
 
+def _text(path: Path) -> str:
+    """The text of a file that may come from anywhere. Raises UserError where it is larger than any tokenizer's."""
+    if (size := path.stat().st_size) > LARGEST_FILE:
+        raise UserError(f"{path} has {size:,} bytes, and a tokenizer's at most {LARGEST_FILE:,}: get it again")
+    return path.read_text(encoding="utf-8")
+
+
 def _read(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is no such file. Raises UserError where it is something else."""
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(_text(path))
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(found, dict):

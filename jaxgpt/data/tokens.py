@@ -88,6 +88,17 @@ def count_bytes(tokens: Any, tokenizer: Tokenizer, piece: int = 1 << 22) -> int 
     return sum(int(lengths[np.minimum(tokens[start : start + piece], len(lengths) - 1)].sum()) for start in starts)
 
 
+def find_token(tokens: Any, token: int, piece: int = 1 << 22) -> np.ndarray:
+    """Where a token stands, in order.
+
+    >>> find_token(np.array([0, 5, 0]), 0).tolist()
+    [0, 2]
+    """
+    starts = range(0, len(tokens), piece)
+    found = [start + np.flatnonzero(tokens[start : start + piece] == token) for start in starts]
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
 def largest_token(tokens: Any, piece: int = 1 << 22) -> int:
     """The largest id."""
     starts = range(0, len(tokens), piece)

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Int
 
 from jaxgpt.data import Tokenizer
 from jaxgpt.errors import UserError
-from jaxgpt.evaluation.evaluate import ratio_error
+from jaxgpt.evaluation.evaluate import Text, ratio_error
 from jaxgpt.evaluation.scoring import BatchSize, document_windows, score_windows
 from jaxgpt.evaluation.tasks.scorer import Bar, no_bar
 from jaxgpt.evaluation.tasks.task import Measure
@@ -60,12 +60,12 @@ def difference(one: DocumentScores, other: DocumentScores) -> Measure:
     return _bits(other.nats - one.nats, one.bytes)
 
 
-def documents_of(tokens: Integer[np.ndarray, " N"], tokenizer: Tokenizer, limit: int | None = None) -> list[str]:
+def documents_of(tokens: Text, tokenizer: Tokenizer, limit: int | None = None) -> list[str]:
     """The texts between the ends of text, in pieces of about PIECE characters; with a limit, some spread over all.
 
     Raises UserError where there are fewer than two, which say nothing of an error.
     """
-    end = tokenizer.end_of_text
+    tokens, end = np.asarray(tokens), tokenizer.end_of_text
     parts = [tokens] if end is None else np.split(tokens, np.flatnonzero(tokens == end))
     texts = (tokenizer.decode(part[part != end] if end is not None else part) for part in parts)
     found = [piece for text in texts for piece in pieces(text) if len(piece.strip()) > 1]

@@ -89,7 +89,9 @@ def loglikelihood(
                 f"continuations[{i}] has {len(after)} tokens and context_length is {length}: "
                 "shorten it, or use rolling_loglikelihood"
             )
-    windows = [continuation_window(before, after, length) for before, after in zip(befores, afters)]
+    windows = [
+        continuation_window(np.asarray(before), np.asarray(after), length) for before, after in zip(befores, afters)
+    ]
     scores = score_windows(model, windows, batch_size=batch_size, progress=progress)
     return [
         Scored(

@@ -7,10 +7,14 @@ import numpy as np
 from jaxtyping import Integer
 
 from jaxgpt.config import GPTConfig
+from jaxgpt.data.tokens import Tokens as TokenArrays
 from jaxgpt.errors import UserError
 
-Tokens = Sequence[int] | np.ndarray
+Tokens = Sequence[int] | np.ndarray | TokenArrays
 """Token ids of one text; `as_tokens` checks them."""
+Checked = Integer[np.ndarray, "_"] | TokenArrays
+PIECE = 1 << 22
+"""Tokens that are checked at once: a text on the disk is never in memory as a whole."""
 
 
 class Window(NamedTuple):
@@ -26,7 +30,7 @@ def window_length(config: GPTConfig) -> int:
     return config.context_length
 
 
-def rolling_windows(tokens: Integer[np.ndarray, " N"], length: int, stride: int) -> list[Window]:
+def rolling_windows(tokens: Checked, length: int, stride: int) -> list[Window]:
     """Windows that predict every token but the first exactly once.
 
     The first window predicts up to `length` tokens; each later one predicts `stride` more, and reads as many before
@@ -51,19 +55,27 @@ def continuation_window(
     return Window(tokens, len(tokens) - len(continuation))
 
 
-def as_tokens(texts: Sequence[Tokens], vocab_size: int, name: str) -> list[Integer[np.ndarray, " N"]]:
-    """Token ids as int32 arrays. Raises UserError where one is not an id below vocab_size."""
-    arrays = [np.asarray(text) if len(text) else np.zeros(0, np.int32) for text in texts]
+def as_tokens(texts: Sequence[Tokens], vocab_size: int, name: str) -> list[Checked]:
+    """Token ids as arrays; arrays stay as they are. Raises UserError where one is not an id below vocab_size."""
+    arrays = [_as_array(text) for text in texts]
     for i, array in enumerate(arrays):
-        if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        if len(array.shape) != 1 or not np.issubdtype(array.dtype, np.integer):
             raise UserError(
                 f"{name}[{i}] is not a list of token ids but {array.dtype} of shape {array.shape}: "
                 "encode the text with the model's tokenizer first"
             )
-        if len(array) and not 0 <= int(array.min()) <= int(array.max()) < vocab_size:
-            wrong = int(array[(array < 0) | (array >= vocab_size)][0])
+        for piece in (array[start : start + PIECE] for start in range(0, len(array), PIECE)):
+            if 0 <= int(piece.min()) <= int(piece.max()) < vocab_size:
+                continue
+            wrong = int(piece[(piece < 0) | (piece >= vocab_size)][0])
             raise UserError(
                 f"{name}[{i}] holds token {wrong}, which is not in the model's vocabulary of {vocab_size}: "
                 "encode the text with the model's own tokenizer"
             )
-    return [array.astype(np.int32) for array in arrays]
+    return arrays
+
+
+def _as_array(text: Tokens) -> Checked:
+    if isinstance(text, TokenArrays):
+        return text
+    return np.asarray(text) if len(text) else np.zeros(0, np.int32)

@@ -12,22 +12,12 @@ MIN_GEMM_ROWS = 8
 """Rows of a matrix product on GPUs and TPUs. On a GPU XLA writes out the terms of a product with one row, then sums
 them: with 8 rows, and the weights of `cast_for_inference`, a token of batch 1 takes 336 MB instead of 2100."""
 
-MIN_CPU_BFLOAT16_ROWS = 2
-"""The same on a CPU, in bfloat16. XLA computes a product with one row by a plain loop: 0.8e9 weights a second, 7.3e9
-with two rows (two cores with AVX512-BF16, jax 0.10.2)."""
-
 
 def decode_step(model: GPT, tokens: Int[Array, " B"], cache: Cache) -> tuple[Float[Array, "B V"], Cache]:
     """GPT.decode_step, with idle rows added where few rows are slow; these have no cache."""
-    rows, least = tokens.shape[0], _min_rows(model.config.dtype)
-    if rows >= least:
+    rows = tokens.shape[0]
+    if rows >= MIN_GEMM_ROWS or target_platform() == "cpu":
         return model.decode_step(tokens, cache)
-    padded = Cache(cache.layers, pad_rows(cache.length, least))
-    logits, after = model.decode_step(pad_rows(tokens, least), padded)
+    padded = Cache(cache.layers, pad_rows(cache.length, MIN_GEMM_ROWS))
+    logits, after = model.decode_step(pad_rows(tokens, MIN_GEMM_ROWS), padded)
     return logits[:rows], Cache(after.layers, after.length[:rows])
-
-
-def _min_rows(dtype: str) -> int:
-    if target_platform() == "cpu":
-        return MIN_CPU_BFLOAT16_ROWS if dtype == "bfloat16" else 1
-    return MIN_GEMM_ROWS

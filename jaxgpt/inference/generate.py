@@ -6,6 +6,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Int, Integer
 
+from jaxgpt.config import Weights
+from jaxgpt.errors import UserError
 from jaxgpt.inference import buckets
 from jaxgpt.inference.settings import Settings, make_rules, row_seeds
 from jaxgpt.inference.texts import Texts, as_prompts, check_prompts
@@ -31,6 +33,7 @@ def generate(
     min_p: float | int | None = None,
     repetition_penalty: float | int = 1.0,
     num_tokens: int | None = None,
+    weights: Weights | None = None,
 ) -> Int[np.ndarray, "B S"]:
     """Continue each prompt by max_new_tokens; returns prompt and continuation, [B, T + new].
 
@@ -39,7 +42,8 @@ def generate(
     After a stop_token a row is filled with it. Ids from num_tokens on are never drawn.
     Prompts of different lengths, given as lists, are padded with token 0 on the left.
     With `slide`, a text that has reached the context length goes on from its last half, which is read again.
-    `fused` decodes by the kernels of ops/decode_kernels.py, on an NVIDIA GPU.
+    `fused` decodes by the kernels of ops/decode_kernels.py, on an NVIDIA GPU. `weights` are kept as bf16 or int8
+    (inference/weights.py); None: in the model's dtype.
 
     Raises UserError on an empty prompt, a token the model does not know, a text too long for it, a setting outside
     its range, or where the kernels cannot run.
@@ -58,7 +62,7 @@ def generate(
     padded = np.stack([np.pad(prompt, (width - len(prompt), 0)) for prompt in prompts]).astype(np.int32)
     if max_new_tokens == 0:
         return padded
-    texts = begin(model, prompts, max_new_tokens, settings, seed, stop_token, num_tokens, fused=fused)
+    texts = begin(model, prompts, max_new_tokens, settings, seed, stop_token, num_tokens, fused=fused, weights=weights)
     new = np.concatenate([piece.token for piece in texts.pieces()], axis=1)
     filled = np.pad(new, ((0, 0), (0, max_new_tokens - new.shape[1])), mode="edge")  # fewer where all have stopped
     return np.concatenate([padded, filled], axis=1)
@@ -79,6 +83,7 @@ def stream(
     min_p: float | int | None = None,
     repetition_penalty: float | int = 1.0,
     num_tokens: int | None = None,
+    weights: Weights | None = None,
 ) -> Iterator[int]:
     """The new tokens of one prompt as they are made, the same that `generate` makes; ends before a stop_token.
 
@@ -94,7 +99,7 @@ def stream(
     prompts = as_prompts([tokens])
     settings = Settings(temperature, top_k, top_p, min_p, repetition_penalty)
     check_prompts(model.config, prompts, max_new_tokens, slide=slide, fused=fused)
-    texts = begin(model, prompts, max_new_tokens, settings, seed, stop_token, num_tokens, fused=fused)
+    texts = begin(model, prompts, max_new_tokens, settings, seed, stop_token, num_tokens, fused=fused, weights=weights)
     return _until(texts, set(as_stops(stop_token)))
 
 
@@ -108,8 +113,14 @@ def begin(
     num_tokens: int | None = None,
     *,
     fused: bool = False,
+    weights: Weights | None = None,
 ) -> Texts:
-    """Texts that are ready to grow; their number is rounded up to few."""
+    """Texts that are ready to grow; their number is rounded up to few.
+
+    Raises UserError where `fused` is to read other weights than the model's.
+    """
+    if fused and weights is not None:
+        raise UserError(f"fused decoding reads the model's own weights; leave out fused or weights={weights!r}")
     rows, size = buckets.rows(len(prompts)), model.config.vocab_size
     rules = make_rules(
         rows,
@@ -118,7 +129,7 @@ def begin(
         as_stops(stop_token),
         size if num_tokens is None else min(num_tokens, size),
     )
-    return Texts(model, prompts, new_tokens, rules, settings.kind, fused=fused)
+    return Texts(model, prompts, new_tokens, rules, settings.kind, fused=fused, weights=weights)
 
 
 def as_stops(stop_token: int | Sequence[int] | None) -> tuple[int, ...]:

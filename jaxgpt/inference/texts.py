@@ -6,12 +6,12 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxgpt.config import GPTConfig
+from jaxgpt.config import GPTConfig, Weights
 from jaxgpt.errors import UserError
 from jaxgpt.inference import buckets
 from jaxgpt.inference.programs import Rules, State, decode, prefill
 from jaxgpt.inference.sampling import Drawn, Kind
-from jaxgpt.inference.weights import cast_for_inference
+from jaxgpt.inference.weights import cast_once
 from jaxgpt.model.gpt import GPT
 from jaxgpt.ops.attention import select_backend
 from jaxgpt.ops.platform import target_platform
@@ -29,9 +29,10 @@ class Texts:
         kind: Kind,
         *,
         fused: bool = False,
+        weights: Weights | None = None,
     ) -> None:
         """`rules` have a row for each prompt, and perhaps more: those are padding."""
-        self.model = cast_once(model)
+        self.model = cast_once(model, weights)
         self.count, padding = len(prompts), len(rules.seeds) - len(prompts)
         self.rules, self.kind, self.fused = rules, kind, fused
         self.left, self.drawn = new_tokens, 0
@@ -100,14 +101,6 @@ class Texts:
         self.stopped = self.stopped | np.isin(tokens, self.rules.stop_tokens).any(axis=1)
         self.left -= tokens.shape[1]
         self.drawn += tokens.shape[1]
-
-
-def cast_once(model: GPT) -> GPT:
-    """The weights as the programs read them; in float32 they are the model's own."""
-    return model if model.config.dtype == "float32" else _cast(model)
-
-
-_cast = jax.jit(cast_for_inference)
 
 
 def check_prompts(

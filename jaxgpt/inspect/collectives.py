@@ -89,7 +89,7 @@ def _group_size(line: str) -> int:
         return len(listed[1].split(","))
     if short := re.search(r"replica_groups=\[(\d+),(\d+)\]", line):
         return int(short[2])
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line):
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^)]*\)\))? \{([^}]*)\}", line):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
     raise AssertionError(f"XLA has another way to write groups: {line}")

@@ -3,12 +3,13 @@
 from jaxgpt.config import GPTConfig
 
 
-def flops_per_token(config: GPTConfig, *, causal: bool = True) -> float:
+def flops_per_token(config: GPTConfig, *, causal: bool = True, frozen: bool = False) -> float:
     """Floating-point operations of training on one token: forward, and twice that backward.
 
     Counted are the products with weights, 6 for each weight, and the products of attention, 12 D for each key that a
     query sees. With causal=False every query counts all keys, as PaLM's utilisation does (Chowdhery et al. 2022,
-    appendix B). Norms, softmax and nonlinearities are left out.
+    appendix B). Norms, softmax and nonlinearities are left out. Where weights are frozen, as under adapters, the
+    products that are their gradients are not made: 4 for each weight.
     """
     heads = config.num_heads * config.head_dim
     kv_heads = config.kv_heads * config.head_dim
@@ -17,7 +18,7 @@ def flops_per_token(config: GPTConfig, *, causal: bool = True) -> float:
     keys = sum(
         _mean_keys(config.context_length, window) if causal else config.context_length for window in config.windows
     )
-    return float(6 * weights + 12 * heads * keys)
+    return float((4 if frozen else 6) * weights + 12 * heads * keys)
 
 
 def _mean_keys(length: int, window: int | None) -> float:

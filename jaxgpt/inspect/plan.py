@@ -34,7 +34,9 @@ class Plan(NamedTuple):
     remat: str
     parameters: int
     optimizer: int
-    """Both of Adam's moments, and counters."""
+    """The optimizer's state: of AdamW two moments of each parameter, of Muon one of each kernel; and counters."""
+    teacher: int
+    """The model that is distilled; 0: none."""
     temporary: int
     """Activations, gradients and what lies between, at their most."""
     needed: int
@@ -81,12 +83,13 @@ def make_plan(
     *,
     state: Any,
     model: Any,
+    teacher: Any,
     remat: str,
     device: Device,
 ) -> Plan:
     """What a compiled training step needs and sends.
 
-    tokens: of one step. state and model: their shapes with shardings, the model as a part of the state.
+    tokens: of one step. state, model, teacher: their shapes with shardings, the model as a part of the state.
     """
     memory: Any = compiled.memory_analysis()
     text = compiled.as_text() or ""
@@ -97,6 +100,7 @@ def make_plan(
         remat=remat,
         parameters=parameters,
         optimizer=bytes_per_device(state) - parameters,
+        teacher=bytes_per_device(teacher),
         temporary=memory.temp_size_in_bytes,
         needed=memory_needed(compiled),
         limit=memory_limit(device),

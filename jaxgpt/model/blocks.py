@@ -9,6 +9,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxgpt.ops.attention import DocStarts
 from jaxgpt.ops.dropout import DropoutKey, fold_keys
 
 Remat = Literal["none", "parameters", "block", "full"]
@@ -36,9 +37,13 @@ class Blocks(nnx.List):
         self.scan = scan
 
     def __call__(
-        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], dropout_key: DropoutKey = None
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        dropout_key: DropoutKey = None,
+        doc_starts: DocStarts = None,
     ) -> Float[Array, "B T D"]:
-        return apply_blocks(self, x, positions, dropout_key, scan=self.scan)
+        return apply_blocks(self, x, positions, dropout_key, doc_starts, scan=self.scan)
 
 
 def apply_blocks(
@@ -46,6 +51,7 @@ def apply_blocks(
     x: Float[Array, "B T D"],
     positions: Int[Array, "B T"],
     dropout_key: DropoutKey,
+    doc_starts: DocStarts = None,
     *,
     scan: bool,
     unshard: Callable[[Any], Any] = lambda block: block,
@@ -56,9 +62,11 @@ def apply_blocks(
     Under jit, identical blocks share one traced function. With `scan`, one period of the layers' windows is compiled
     and looped over.
     """
+    places = positions, doc_starts
 
-    def apply(block: Any, x: Array, positions: Array, dropout_key: DropoutKey, layer: int | Array) -> Array:
-        y, _ = unshard(block)(x, positions, dropout_key=fold_keys(dropout_key, layer))
+    def apply(block: Any, x: Array, places: tuple[Array, DocStarts], key: DropoutKey, layer: int | Array) -> Array:
+        positions, doc_starts = places
+        y, _ = unshard(block)(x, positions, dropout_key=fold_keys(key, layer), doc_starts=doc_starts)
         return y
 
     apply_once, apply = apply, checkpoint_block(apply, remat)
@@ -69,7 +77,7 @@ def apply_blocks(
         for offset, block in enumerate(group):
             # The backward pass begins with the last block: what was gathered for it is still there.
             is_kept = remat == "parameters" and not scan and first + offset == len(blocks) - 1
-            x = (apply_once if is_kept else apply)(block, x, positions, dropout_key, first + offset)
+            x = (apply_once if is_kept else apply)(block, x, places, dropout_key, first + offset)
         return x
 
     size = period = smallest_period([(block.attn.window, block.attn.scale) for block in blocks])

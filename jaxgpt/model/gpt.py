@@ -12,12 +12,13 @@ from jaxgpt.config import GPTConfig
 from jaxgpt.model.blocks import Blocks
 from jaxgpt.model.cache import Cache, LayerCache, cache_from_prefill, cache_lengths, check_capacity, filled, write
 from jaxgpt.model.init import INIT_STDDEV, PRNGSequence, Rngs, position_table, residual_stddev, vocabulary_table
-from jaxgpt.model.inputs import check_tokens, positions_of
-from jaxgpt.model.layers import LayerNorm, Linear
+from jaxgpt.model.inputs import check_segment_ids, check_tokens, document_starts, positions_of
+from jaxgpt.model.layers import InferenceHead, LayerNorm, Linear
 from jaxgpt.model.rotary import rotate
-from jaxgpt.ops.attention import causal_attention, decode_attention
+from jaxgpt.ops.attention import DocStarts, causal_attention, decode_attention
 from jaxgpt.ops.dropout import DropoutKey, dropout, key_per_row, split_keys
 from jaxgpt.ops.gelu import ACTIVATIONS
+from jaxgpt.ops.linear import table_product
 from jaxgpt.ops.residual import qkv, residual
 from jaxgpt.ops.rounding import round_to
 
@@ -25,6 +26,7 @@ Hidden = Float[Array, "B T D"]
 Tokens = Int[Array, "B T"]
 Positions = Int[Array, "B T"]
 AnyKey = Key[Array, "..."] | None
+SegmentIds = Int[Array, "B T"] | None
 
 
 class Attention(nnx.Module):
@@ -40,7 +42,12 @@ class Attention(nnx.Module):
         self.scale = H**-0.5 / (layer + 1 if config.scale_attention_by_layer else 1)
 
     def __call__(
-        self, x: Hidden, positions: Positions, cache: LayerCache | None = None, dropout_key: DropoutKey = None
+        self,
+        x: Hidden,
+        positions: Positions,
+        cache: LayerCache | None = None,
+        dropout_key: DropoutKey = None,
+        doc_starts: DocStarts = None,
     ) -> tuple[Hidden, LayerCache]:
         """Attend within the text, or with a cache (T = 1) to the text before it. Also returns the keys and values."""
         c = self.config
@@ -48,7 +55,7 @@ class Attention(nnx.Module):
         if c.position == "rotary":
             q, k = rotate(q, positions, c.rope_theta), rotate(k, positions, c.rope_theta)
         if cache is None:
-            y = causal_attention(q, k, v, self.window, self.scale, c.attention, c.dropout, dropout_key)
+            y = causal_attention(q, k, v, self.window, self.scale, c.attention, c.dropout, dropout_key, doc_starts)
             return self.out(y), LayerCache(k, v)
         cache = write(cache, k[:, 0], v[:, 0], positions[:, 0])
         y = decode_attention(q, *cache, filled(cache, positions[:, 0]), scale=self.scale, backend=c.attention)
@@ -79,10 +86,15 @@ class Block(nnx.Module):
         self.rate = config.dropout
 
     def __call__(
-        self, x: Hidden, positions: Positions, cache: LayerCache | None = None, dropout_key: DropoutKey = None
+        self,
+        x: Hidden,
+        positions: Positions,
+        cache: LayerCache | None = None,
+        dropout_key: DropoutKey = None,
+        doc_starts: DocStarts = None,
     ) -> tuple[Hidden, LayerCache]:
         weights_key, attn_key, mlp_key = split_keys(dropout_key, 3)
-        y, cache = self.attn(self.attn_norm(x), positions, cache, weights_key)
+        y, cache = self.attn(self.attn_norm(x), positions, cache, weights_key, doc_starts)
         x = x + dropout(residual(y), self.rate, attn_key)
         x = x + dropout(residual(self.mlp(self.mlp_norm(x))), self.rate, mlp_key)
         return x, cache
@@ -91,8 +103,8 @@ class Block(nnx.Module):
 class GPT(nnx.Module):
     """GPT-2 (Radford et al. 2019, section 2.3): a stack of blocks between an embedding table and its transpose.
 
-    `model(tokens int[B, T], key=None)` is float32[B, T, V]: the logits of the next token at every position. Raises
-    UserError where tokens are not of the vocabulary, or more than the model can read.
+    `model(tokens int[B, T], key=None, segment_ids=None)` is float32[B, T, V]: the logits of the next token at every
+    position. Raises UserError where tokens are not of the vocabulary, or more than the model can read.
 
     Example:
         >>> from jaxgpt import GPT, GPTConfig
@@ -112,20 +124,26 @@ class GPT(nnx.Module):
         self.config = config
         keys.end()
 
-    def __call__(self, tokens: Tokens, key: AnyKey = None) -> Float[Array, "B T V"]:
+    def __call__(self, tokens: Tokens, key: AnyKey = None, segment_ids: SegmentIds = None) -> Float[Array, "B T V"]:
         """Float32 logits of the next token at every position. With a key (one, or one for each of the B rows), dropout.
 
-        Raises UserError where tokens are not [B, T] of the vocabulary or too many, or the key is of another shape.
+        segment_ids: the number of each token's document, where a row holds several, one after another. No token then
+        attends to another document, and positions start again in each: the logits are those of the documents alone.
+        Raises UserError where tokens are not [B, T] of the vocabulary or too many, or the others are of another shape.
         """
-        return self.logits(self.hidden(tokens, key))
+        return self.logits(self.hidden(tokens, key, segment_ids))
 
-    def hidden(self, tokens: Tokens, key: AnyKey = None) -> Hidden:
+    def hidden(self, tokens: Tokens, key: AnyKey = None, segment_ids: SegmentIds = None) -> Hidden:
         """The residual stream after the last LayerNorm: what the head reads."""
         check_tokens(self.config, tokens, key)
-        positions = positions_of(tokens)
+        positions, doc_starts = positions_of(tokens), None
+        if segment_ids is not None:
+            check_segment_ids(tokens, segment_ids)
+            doc_starts = document_starts(segment_ids)
+            positions = positions - doc_starts
         embed_key, blocks_key = split_keys(key_per_row(key, tokens.shape[0]), 2)
         x = dropout(self.embed_tokens(tokens, positions), self.config.dropout, embed_key)
-        return self.norm(self.blocks(x, positions, blocks_key))
+        return self.norm(self.blocks(x, positions, blocks_key, doc_starts))
 
     def prefill(self, tokens: Tokens, length: Int[Array, " B"], capacity: int) -> tuple[Float[Array, "B V"], Cache]:
         """Read prompts, padded on the right after `length` tokens; returns the logits after each prompt's last token.
@@ -164,13 +182,17 @@ class GPT(nnx.Module):
 
     def logits(self, x: Hidden) -> Float[Array, "B T V"]:
         """Scores over the vocabulary in float32, without the table's padding rows."""
-        table = self.output_table.astype(x.dtype)
-        logits = jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
+        if isinstance(self.head, InferenceHead):
+            logits = self.head(x)
+        else:
+            logits = table_product(x, self.output_table.astype(x.dtype))
         return logits[..., : self.config.vocab_size]
 
     @property
     def output_table(self) -> Float[Array, "V D"]:
         """The head's matrix, padding rows included: the embedding table where they are tied."""
+        if isinstance(self.head, InferenceHead):
+            return self.head.table
         return (self.embed if self.head is None else self.head)[...]
 
 

@@ -41,10 +41,10 @@ def residual_stddev(config: GPTConfig) -> float:
 
 def position_table(config: GPTConfig, rngs: Rngs) -> Float[Array, "T D"]:
     """A row for each position."""
-    return POSITION_STDDEV * jax.random.normal(rngs.params(), (config.context_length, config.d_model))
+    return POSITION_STDDEV * jax.random.normal(rngs.params(), (config.context_length, config.d_model), jnp.float32)
 
 
 def vocabulary_table(config: GPTConfig, rngs: Rngs) -> Float[Array, "V D"]:
     """A row for each token; the padding rows are zero and stay so, since their gradient is zero."""
-    table = INIT_STDDEV * jax.random.normal(rngs.params(), (config.vocab_size, config.d_model))
+    table = INIT_STDDEV * jax.random.normal(rngs.params(), (config.vocab_size, config.d_model), jnp.float32)
     return jnp.pad(table, ((0, config.padded_vocab_size - config.vocab_size), (0, 0)))

@@ -49,6 +49,35 @@ def _check_key(key: Any, rows: int) -> None:
         )
 
 
+def check_segment_ids(tokens: Any, segment_ids: Any) -> None:
+    """Raise UserError where segment_ids are not a whole number for each token."""
+    dtype = getattr(segment_ids, "dtype", None)
+    if np.shape(segment_ids) != np.shape(tokens) or dtype is None or not np.issubdtype(dtype, np.integer):
+        raise UserError(
+            f"segment_ids are {dtype}{list(np.shape(segment_ids))} and tokens {list(np.shape(tokens))}: "
+            "give the whole number of its document to each token"
+        )
+
+
+def document_ids(tokens: Int[Array, "B T"], end_of_text: int) -> Int[Array, "B T"]:
+    """The number of each token's document in its row: one begins at each <|endoftext|>, and where the row begins.
+
+    >>> document_ids(jnp.array([[5, 6, 0, 7, 0, 8]]), end_of_text=0).tolist()
+    [[0, 0, 1, 1, 2, 2]]
+    """
+    return jnp.cumsum(tokens == end_of_text, axis=1)
+
+
+def document_starts(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """The position of the first token of each token's document.
+
+    >>> document_starts(jnp.array([[0, 0, 1, 1, 2, 2]])).tolist()
+    [[0, 0, 2, 2, 4, 4]]
+    """
+    begins = jnp.pad(segment_ids[:, 1:] != segment_ids[:, :-1], ((0, 0), (1, 0)))
+    return jax.lax.cummax(jnp.where(begins, positions_of(segment_ids), 0), axis=1)
+
+
 def positions_of(tokens: Int[Array, "B T"]) -> Int[Array, "B T"]:
     """0, 1, ... T - 1 in each row."""
     return jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)

@@ -1,5 +1,6 @@
 """A model's parameters by name, and its shapes without numbers."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -44,3 +45,24 @@ def named_parameters(model: GPT) -> dict[str, Any]:
 def path_name(path: tuple[Any, ...]) -> str:
     """The path of a leaf in words, such as blocks.3.attn.query.kernel."""
     return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+
+
+def select(model: GPT, where: Callable[[str], bool] | None) -> GPT:
+    """The parameters whose path is chosen; None, which is no leaf, in place of each other one. Without `where`, all.
+
+    >>> biases = select(abstract_model(GPTConfig.preset("tiny")), lambda path: path.endswith("bias"))
+    >>> len(jax.tree.leaves(biases)), biases.blocks[0].mlp.up.kernel.get_value()
+    (17, None)
+    """
+    if where is None:
+        return model
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf if where(path_name(path)) else None, model)
+
+
+def combine(selected: GPT, rest: GPT) -> GPT:
+    """The inverse of `select`: what was left out comes from the other model."""
+    return jax.tree.map(lambda leaf, other: other if leaf is None else leaf, selected, rest, is_leaf=_is_none)
+
+
+def _is_none(part: Any) -> bool:
+    return part is None

@@ -21,22 +21,23 @@ LEAST = float(jnp.finfo(jnp.float32).min)
 """The logit of a padding row: its exponent is 0. Finite, since the difference of two infinities is no number."""
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def cross_entropy(
-    x: Float[Array, "M D"], table: Float[Array, "V D"], targets: Int[Array, " M"], vocab_size: int
+    x: Float[Array, "M D"], table: Float[Array, "V D"], targets: Int[Array, " M"], vocab_size: int, weight: float = 1.0
 ) -> Float[Array, ""]:
-    """Summed negative log-likelihood of `targets` under softmax(x tableT), in nats.
+    """`weight` times the summed negative log-likelihood of `targets` under softmax(x tableT), in nats.
 
     Rows of the table past vocab_size are padding: they get no probability and no gradient. A target below 0 is masked:
     it adds nothing to the loss and its row of x gets no gradient. Only one chunk of logits exists at a time, and each
-    is computed once: the forward pass computes the gradient as well.
+    is computed once: the forward pass computes the gradient as well. With a weight of 1/M the gradient of the mean is
+    not scaled in a pass of its own.
 
     >>> import jax.numpy as jnp
     >>> x, table = jnp.zeros((2, 4)), jnp.zeros((8, 4))
     >>> round(float(cross_entropy(x, table, jnp.array([3, -1]), 5)), 4)  # ln 5: five tokens, all alike; one is masked
     1.6094
     """
-    chunk_loss, rows, size = _for_platform(vocab_size)
+    chunk_loss, rows, size = _for_platform(vocab_size, weight)
     narrow = table[:rows].astype(x.dtype)
 
     def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
@@ -45,8 +46,10 @@ def cross_entropy(
     return jax.lax.scan(add, _zero(x), chunks(x, targets, size))[0]
 
 
-def _forward(x: Array, table: Array, targets: Array, vocab_size: int) -> tuple[Array, tuple[Array, Array]]:
-    chunk_loss, rows, size = _for_platform(vocab_size)
+def _forward(
+    x: Array, table: Array, targets: Array, vocab_size: int, weight: float
+) -> tuple[Array, tuple[Array, Array]]:
+    chunk_loss, rows, size = _for_platform(vocab_size, weight)
     narrow = table[:rows].astype(x.dtype)
 
     def add(sums: tuple[Array, Array], chunk: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
@@ -59,8 +62,10 @@ def _forward(x: Array, table: Array, targets: Array, vocab_size: int) -> tuple[A
     return total, (d_x.reshape(-1, x.shape[1])[: x.shape[0]], d_table)
 
 
-def _backward(vocab_size: int, gradients: tuple[Array, Array], d_loss: Array) -> tuple[Array, Array, None]:
-    del vocab_size  # custom_vjp passes it
+def _backward(
+    vocab_size: int, weight: float, gradients: tuple[Array, Array], d_loss: Array
+) -> tuple[Array, Array, None]:
+    del vocab_size, weight  # custom_vjp passes them
     d_x, d_table = gradients
     return (d_x * d_loss).astype(d_x.dtype), d_table * d_loss, None  # d_loss in bfloat16 would be off by up to 0.4 %
 
@@ -77,14 +82,14 @@ ChunkLoss = tuple[Float[Array, ""], Float[Array, "M D"], Float[Array, "V D"]]
 """The summed loss of M tokens, and its gradients by x and by the table."""
 
 
-def _for_platform(vocab_size: int) -> tuple[Callable[..., ChunkLoss], int | None, int]:
+def _for_platform(vocab_size: int, weight: float) -> tuple[Callable[..., ChunkLoss], int | None, int]:
     """The function of one chunk, how many rows of the table it is given (None: all), and the tokens of a chunk."""
     if target_platform() == "cpu":
-        return chunk_loss_cpu, vocab_size, CHUNK
-    return partial(chunk_loss_gpu, vocab_size=vocab_size), None, GPU_CHUNK
+        return partial(chunk_loss_cpu, weight=weight), vocab_size, CHUNK
+    return partial(chunk_loss_gpu, vocab_size=vocab_size, weight=weight), None, GPU_CHUNK
 
 
-def chunk_loss_cpu(x: Array, targets: Array, table: Array) -> ChunkLoss:
+def chunk_loss_cpu(x: Array, targets: Array, table: Array, *, weight: float) -> ChunkLoss:
     """For CPUs: without forming d_logits = softmax - onehot; the table has no padding rows.
 
     The softmax part of each gradient is a product with the exponents, which the loss computes anyway; the onehot part
@@ -96,18 +101,19 @@ def chunk_loss_cpu(x: Array, targets: Array, table: Array) -> ChunkLoss:
     exponents = jnp.exp(logits - peak[:, None])
     total = exponents.sum(axis=1)
     mask, target_rows = targets >= 0, table[targets]
+    weights = jnp.where(mask, jnp.float32(weight), 0)[:, None]
     target_logits = jnp.einsum("md,md->m", x, target_rows, preferred_element_type=jnp.float32)
-    loss = jnp.where(mask, jnp.log(total) + peak - target_logits, 0).sum()
+    loss = weight * jnp.where(mask, jnp.log(total) + peak - target_logits, 0).sum()
     exponents = exponents.astype(x.dtype)
-    scale = jnp.where(mask, 1 / total, 0)[:, None]
+    scale = weights / total[:, None]
     d_x = scale * jnp.einsum("mv,vd->md", exponents, table, preferred_element_type=jnp.float32)
-    d_x = d_x - jnp.where(mask[:, None], target_rows, 0)
+    d_x = d_x - weights * target_rows
     scaled = (scale * x).astype(x.dtype)
     d_table = jnp.einsum("mv,md->vd", exponents, scaled, preferred_element_type=jnp.float32)
-    return loss, d_x.astype(x.dtype), d_table.at[targets].add(-jnp.where(mask[:, None], x, 0))
+    return loss, d_x.astype(x.dtype), d_table.at[targets].add(-weights * x)
 
 
-def chunk_loss_gpu(x: Array, targets: Array, table: Array, vocab_size: int) -> ChunkLoss:
+def chunk_loss_gpu(x: Array, targets: Array, table: Array, *, vocab_size: int, weight: float) -> ChunkLoss:
     """For GPUs and TPUs: forms d_logits = softmax - onehot in x's dtype; onehot by comparing columns with the target.
 
     Adding rows to the table's gradient would be atomic writes and one more pass over it; the comparison costs nothing.
@@ -118,8 +124,8 @@ def chunk_loss_gpu(x: Array, targets: Array, table: Array, vocab_size: int) -> C
     wide = jnp.where(columns < vocab_size, logits.astype(jnp.float32), LEAST)
     onehot, mask = columns == targets[:, None], targets >= 0
     norm, target_logits = log_sum_exp_and_sum(wide, jnp.where(onehot, wide, 0))
-    loss = jnp.where(mask, norm - target_logits, 0).sum()
-    d_logits = jnp.exp(wide - norm[:, None]) - onehot
+    loss = weight * jnp.where(mask, norm - target_logits, 0).sum()
+    d_logits = weight * (jnp.exp(wide - norm[:, None]) - onehot)
     d_logits = jnp.where(mask[:, None], d_logits, 0).astype(x.dtype)
     d_x = jnp.einsum("mv,vd->md", d_logits, table)
     return loss, d_x, jnp.einsum("mv,md->vd", d_logits, x, preferred_element_type=jnp.float32)

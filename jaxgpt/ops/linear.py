@@ -6,15 +6,40 @@ from jax import Array
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Float, Shaped
 
-from jaxgpt.ops.platform import target_platform
+from jaxgpt.ops.platform import emulates_bfloat16, target_platform
+from jaxgpt.ops.row_product import row_product, row_product_transposed
 
 
 def linear(
-    x: Float[Array, "M I"], kernel: Float[Array, "I O"], bias: Float[Array, "1 O"] | None = None
+    x: Float[Array, "M I"],
+    kernel: Shaped[Array, "I O"],
+    bias: Float[Array, "1 O"] | None = None,
+    scale: Float[Array, "1 O"] | None = None,
 ) -> Float[Array, "M O"]:
-    """Returns x W + b."""
-    y = product_on_cpu(x, kernel) if x.dtype == jnp.bfloat16 and target_platform() == "cpu" else x @ kernel
+    """Returns x W + b, or (x W) scale + b."""
+    y = _any_product(x, kernel)
+    y = y if scale is None else (y * scale).astype(x.dtype)
     return y if bias is None else y + bias
+
+
+def _any_product(x: Float[Array, "M I"], kernel: Shaped[Array, "I O"]) -> Float[Array, "M O"]:
+    """X W in the dtype of x. A kernel of fewer bits is widened; for several rows a CPU's bfloat16 units narrow x."""
+    if target_platform() != "cpu":
+        return x @ kernel.astype(x.dtype)
+    if x.shape[0] == 1:
+        return row_product(x, kernel).astype(x.dtype)
+    if x.dtype == jnp.bfloat16:
+        return product_on_cpu(x, kernel.astype(x.dtype))
+    if kernel.dtype == x.dtype or emulates_bfloat16():
+        return x @ kernel.astype(x.dtype)
+    return jnp.matmul(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), preferred_element_type=x.dtype)
+
+
+def table_product(x: Float[Array, "B T D"], table: Float[Array, "V D"]) -> Float[Array, "B T V"]:
+    """X tableT in float32."""
+    if target_platform() == "cpu" and x.shape[:2] == (1, 1) and x.dtype == jnp.float32:
+        return row_product_transposed(x[0], table)[None]
+    return jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp

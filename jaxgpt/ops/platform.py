@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial, update_wrapper
+from functools import cache, partial, update_wrapper
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +21,21 @@ def target_platform() -> str:
 def on_gpu(platform: str | None = None) -> bool:
     """Whether that (or `platform`, where given) is an NVIDIA GPU."""
     return (platform or target_platform()) in ("gpu", "cuda")
+
+
+@cache
+def has_bfloat16_units() -> bool:
+    """Whether this machine's processor multiplies bfloat16 numbers itself; where Linux does not tell, True."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return True
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(told.split()))
+
+
+def emulates_bfloat16() -> bool:
+    """Whether products of bfloat16 numbers are computed in float32 here, which takes longer than float32 alone."""
+    return target_platform() == "cpu" and not has_bfloat16_units()
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import named_parameters
 from jaxgpt.parallel.mesh import FSDP
 
+LINEAR = ("attn.query", "attn.key", "attn.value", "attn.out", "mlp.up", "mlp.down")
+
 AXES: dict[str, tuple[str, ...]] = {
     "embed": ("vocab", "embed"),
     "head": ("vocab", "embed"),
@@ -37,6 +39,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "mlp_norm.bias": ("small",),
     "norm.scale": ("small",),
     "norm.bias": ("small",),
+    **{f"{name}.adapter.{factor}": ("small", "small") for name in LINEAR for factor in ("a", "b")},
 }
 """The axes of each parameter, by its path in the model or in a block. A small parameter is whole on every device."""
 
@@ -87,6 +90,12 @@ def parameter_specs(model: GPT, mesh: Mesh) -> GPT:
     return jax.tree.unflatten(jax.tree.structure(model), specs)
 
 
+def abstract_shards(model: GPT, mesh: Mesh) -> GPT:
+    """The shapes of an abstract model with where each parameter lives."""
+    places = shardings(parameter_specs(model, mesh), mesh)
+    return jax.tree.map(lambda leaf, place: leaf.update(sharding=place), model, places)
+
+
 def state_specs(state: Any, mesh: Mesh) -> Any:
     """The same for any tree: each part that is a GPT, such as Adam's moments, like the model; the rest is whole."""
     return jax.tree.map(
@@ -102,7 +111,7 @@ def shardings(specs: Any, mesh: Mesh) -> Any:
 
 
 def shard(model: GPT, mesh: Mesh) -> GPT:
-    """The model, which every process has whole, sharded over fsdp and copied over data.
+    """The model, sharded over fsdp and copied over data. With several processes, each has it whole or holds a part.
 
     Parameters that are sharded so already are taken as they are.
 
@@ -119,6 +128,8 @@ def shard(model: GPT, mesh: Mesh) -> GPT:
     def place(leaf: Array, sharding: NamedSharding) -> Array:
         if isinstance(leaf, Array) and leaf.sharding == sharding:
             return leaf
+        if isinstance(leaf, Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
 

@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import combine, select
 from jaxgpt.ops.dropout import key_per_row
 from jaxgpt.parallel.mesh import check_batch
 from jaxgpt.parallel.norm import global_norm
@@ -38,6 +39,7 @@ def value_and_grad(
     zero: Literal[1, 2, 3] = 3,
     remat: Literal["none", "block", "full"] = "none",
     grad_dtype: Literal["float32", "bfloat16"] = "float32",
+    trained: Callable[[str], bool] | None = None,
 ) -> Callable[..., tuple[Value, GPT, Float[Array, ""]]]:
     """f(model, tokens, key=None, *frozen_models) -> ((loss, aux), gradients, norm of the gradients). Call it under jit.
 
@@ -53,6 +55,7 @@ def value_and_grad(
     zero: what fsdp saves. 3: a block's parameters are whole only while in use. 2: they stay whole until the backward
     pass. 1: they and their gradients are whole throughout. remat: what the backward pass recomputes.
     grad_dtype: of gradients on their way between devices. Gradients are float32, and sharded like the model.
+    trained: whether the parameter at a path gets a gradient; in place of each other gradient is None. None: all do.
 
     Raises UserError where the batch cannot be shared out, or fsdp divides no axis of a parameter.
 
@@ -78,6 +81,7 @@ def value_and_grad(
     ) -> tuple[Value, GPT, Float[Array, ""]]:
         key = _checked(mesh, microbatches, tokens, key)
         unsharder = Unsharder.of(model, mesh, grad_dtype)
+        specs = select(unsharder.specs, trained)
         frozen_unsharders = [Unsharder.of(each, mesh, grad_dtype) for each in frozen]
 
         def on_one_device(
@@ -89,22 +93,23 @@ def value_and_grad(
 
             views = _views(frozen, frozen_unsharders)
 
-            def of_microbatch(parameters: GPT, tokens: Any, key: Array | None) -> Value:
-                return _with_aux(loss(inner.view(parameters, zero=zero, remat=remat), tokens, key, *views))
+            def of_microbatch(selected: GPT, tokens: Any, key: Array | None) -> Value:
+                model = combine(selected, parameters)
+                return _with_aux(loss(inner.view(model, zero=zero, remat=remat), tokens, key, *views))
 
             with_gradient = jax.value_and_grad(of_microbatch, has_aux=True)
-            value, grads = _accumulate(with_gradient, parameters, tokens, key, microbatches)
+            value, grads = _accumulate(with_gradient, select(parameters, trained), tokens, key, microbatches)
             if zero == 1:
                 grads = unsharder.reduce_scatter(grads)
-            grads = jax.tree.map(partial(_all_reduce, axes=axes, dtype=grad_dtype), grads, unsharder.specs)
+            grads = jax.tree.map(partial(_all_reduce, axes=axes, dtype=grad_dtype), grads, specs)
             loss_sum, aux = jax.lax.psum(value[0], axes), _sum_over_devices(value[1], tokens, axes)
             value, grads = jax.tree.map(lambda total: total / mesh.size, ((loss_sum, aux), grads))
-            return value, grads, global_norm(grads, unsharder.specs)
+            return value, grads, global_norm(grads, specs)
 
         axes = batch_axes(mesh)
         rows = P(axes or None)
         inputs = (unsharder.specs, rows, rows, *(each.specs for each in frozen_unsharders))
-        outputs = (P(), unsharder.specs, P())
+        outputs = (P(), specs, P())
         return jax.shard_map(on_one_device, mesh=mesh, in_specs=inputs, out_specs=outputs)(model, tokens, key, *frozen)
 
     return of_batch

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from jaxgpt.model.blocks import Blocks, Remat, apply_blocks
 from jaxgpt.model.gpt import GPT, Block
 from jaxgpt.model.parameters import named_parameters, path_name
+from jaxgpt.ops.attention import DocStarts
 from jaxgpt.ops.dropout import DropoutKey
 from jaxgpt.parallel.gather import all_gather, reduce_scatter
 from jaxgpt.parallel.mesh import FSDP
@@ -97,13 +98,18 @@ class ShardedBlocks:
         self._shards, self._unsharder, self._remat = shards, unsharder, remat
 
     def __call__(
-        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], dropout_key: DropoutKey = None
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        dropout_key: DropoutKey = None,
+        doc_starts: DocStarts = None,
     ) -> Float[Array, "B T D"]:
         return apply_blocks(
             self._shards,
             x,
             positions,
             dropout_key,
+            doc_starts,
             scan=self._shards.scan,
             unshard=self._unsharder.unshard_block,
             remat=self._remat,

@@ -29,7 +29,7 @@ class Cluster:
             raise UserError(
                 f"--process-id {self.process_id} must be at least 0 and below --num-processes {self.num_processes}"
             )
-        if self.coordinator is not None and not _is_address(self.coordinator):
+        if self.coordinator is not None and not is_address(self.coordinator):
             raise UserError(f"--coordinator {self.coordinator!r} must be HOST:PORT, such as node1:12345")
         if self.connect_seconds < 1:
             raise UserError(f"--connect-seconds {self.connect_seconds} must be at least 1")
@@ -39,6 +39,7 @@ class Cluster:
         return self.distributed or self.coordinator is not None
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether a text is HOST:PORT."""
     host, _, port = text.rpartition(":")
     return bool(host) and port.isascii() and port.isdigit() and 0 < int(port) < 2**16

@@ -14,11 +14,13 @@ from jax._src import clusters, distributed
 
 from jaxgpt.errors import UserError
 from jaxgpt.runtime import watchdog
-from jaxgpt.runtime.cluster import Cluster
+from jaxgpt.runtime.cluster import Cluster, is_address
 
 PORT_OFFSET = 1789
 """torchrun's own store listens on MASTER_PORT; JAX's coordinator takes the port this far from it."""
 FIRST_PORT = 1024
+TORCHRUN = {"MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE"}
+"""The variables by which torchrun tells a process who it is."""
 HOW = (
     "start them with srun, mpirun or torchrun, or say --coordinator HOST:PORT --process-id I --num-processes N in each"
 )
@@ -59,8 +61,8 @@ def initialize(cluster: Cluster) -> None:
 
 def find_cluster(cluster: Cluster) -> dict[str, Any]:
     """The arguments of jax.distributed.initialize: from flags, torchrun, or the launchers that JAX knows."""
-    if cluster.coordinator is None and (told := from_torchrun(os.environ)):
-        return told
+    if cluster.coordinator is None and os.environ.keys() >= TORCHRUN:
+        return from_torchrun(os.environ)
     address, count, process = cluster.coordinator, cluster.num_processes, cluster.process_id
     local: Sequence[int] | None = None
     if address is None:
@@ -82,18 +84,29 @@ def find_cluster(cluster: Cluster) -> dict[str, Any]:
 
 
 def from_torchrun(environment: Mapping[str, str]) -> dict[str, Any]:
-    """What torchrun tells its processes; nothing, where it did not start this one."""
-    if not {"MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE"} <= environment.keys():
-        return {}
+    """What torchrun tells its processes. Raises UserError where that cannot be."""
     alone_on_its_host = environment.get("LOCAL_WORLD_SIZE", "1") == "1"
-    port = coordinator_port(int(environment["MASTER_PORT"]))
+    master, count = (
+        _number(environment, "MASTER_PORT", range(1, 2**16)),
+        _number(environment, "WORLD_SIZE", range(1, 2**31)),
+    )
     return {
-        "coordinator_address": f"{environment['MASTER_ADDR']}:{port}",
-        "num_processes": int(environment["WORLD_SIZE"]),
-        "process_id": int(environment["RANK"]),
-        "local_device_ids": None if alone_on_its_host else [int(environment["LOCAL_RANK"])],
+        "coordinator_address": f"{environment['MASTER_ADDR']}:{coordinator_port(master)}",
+        "num_processes": count,
+        "process_id": _number(environment, "RANK", range(count)),
+        "local_device_ids": None if alone_on_its_host else [_number(environment, "LOCAL_RANK", range(count))],
         "cluster_detection_method": "deactivate",
     }
+
+
+def _number(environment: Mapping[str, str], name: str, allowed: range) -> int:
+    text = environment.get(name, "")
+    if not (text.isascii() and text.isdecimal() and len(text) < 12 and int(text) in allowed):
+        raise UserError(
+            f"{name}={text!r} in the environment is no number from {allowed.start} to {allowed.stop - 1}: start the "
+            "processes with torchrun, or unset MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE"
+        )
+    return int(text)
 
 
 def coordinator_port(master_port: int) -> int:
@@ -107,11 +120,13 @@ def coordinator_port(master_port: int) -> int:
 
 def check_port(address: str) -> None:
     """Raise UserError where another program listens on the coordinator's port of this machine."""
-    port = int(address.rpartition(":")[2])
+    port = address.rpartition(":")[2]
+    if not is_address(address):
+        raise UserError(f"the coordinator's address {address!r} must be HOST:PORT, such as node1:12345; {HOW}")
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the coordinator does
         try:
-            probe.bind(("", port))
+            probe.bind(("", int(port)))
         except OSError as error:
             raise UserError(
                 f"process 0 cannot listen at {address} ({error.strerror}); name another port: --coordinator HOST:PORT, "

@@ -46,6 +46,11 @@ def count_hosts() -> int:
     return 1 if store is None else len(set(store.exchange(_name("hosts"), socket.gethostname())))
 
 
+def is_multiprocess() -> bool:
+    """Whether this is one of several processes."""
+    return shared_store() is not None
+
+
 def is_main_process() -> bool:
     """Whether this process writes the files that all share, and prints."""
     store = shared_store()

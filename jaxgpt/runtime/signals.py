@@ -17,6 +17,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_SECONDS = 5
 """How long a process outside its steps may clean up after a signal."""
 Phase = Literal["start", "loop", "end"]
+KEPT = "tokens and programs that were ready are kept in the cache"
 REQUEST, LAST = "stop/request", "stop/last"
 
 
@@ -128,8 +129,11 @@ class Stops:
         return 0 if number != signal.SIGINT and can_resume else 128 + number
 
     def message(self, number: signal.Signals) -> str:
-        go_on = f"; go on with: {self.resume}" if self.resume else ""
-        return f"stopped by {number.name} {self.where()}{go_on}"
+        stopped = f"stopped by {number.name} {self.where()}"
+        if self.resume is None:
+            return f"{stopped}; no run was made: {KEPT}, so the same command starts sooner"
+        kept = f"; the run is made, and {KEPT}" if self.phase == "start" else ""
+        return f"{stopped}{kept}; go on with: {self.resume}"
 
 
 _command: Stops | None = None

@@ -1,4 +1,4 @@
-"""Where downloads, tokens and compiled programs are kept between runs."""
+"""Where downloads, tokens and compiled programs are kept between runs, and where runs go by default."""
 
 import os
 from pathlib import Path
@@ -14,3 +14,8 @@ def cache_folder() -> Path:
 def programs_folder() -> str:
     """Where compiled programs are kept, for JAX's settings."""
     return str(cache_folder() / "programs")
+
+
+def runs_folder() -> Path:
+    """$JAXGPT_RUNS, or runs in the current folder."""
+    return Path(os.environ.get("JAXGPT_RUNS") or "runs")

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
+from jaxgpt.config import Weights
 from jaxgpt.inference import buckets
 from jaxgpt.inference.programs import Rules, State, decode, prefill
 from jaxgpt.inference.sampling import Drawn
 from jaxgpt.inference.settings import Settings, kind_of, make_rules
-from jaxgpt.inference.texts import cast_once
+from jaxgpt.inference.weights import cast_once
 from jaxgpt.model.gpt import GPT
 from jaxgpt.serving.rows import Shapes, empty, put, shapes_of, take
 
@@ -70,8 +71,9 @@ class Engine:
         *,
         max_rows: int = 8,
         max_waiting: int = 64,
+        weights: Weights | None = None,
     ) -> None:
-        self.model = cast_once(model)
+        self.model = cast_once(model, weights)
         self.stops, self.num_tokens = set(stop_tokens), num_tokens or model.config.vocab_size
         self.max_rows, self.max_waiting = max_rows, max_waiting
         self.rows: list[Request | None] = []

@@ -4,6 +4,7 @@ Orbax is imported where it first writes or reads, since a run that begins does n
 """
 
 import math
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,15 +18,15 @@ import jax
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.parameters import abstract_model, path_name
+from jaxgpt.model.lora import is_adapter
+from jaxgpt.model.parameters import path_name
 from jaxgpt.parallel.mesh import one_device
-from jaxgpt.parallel.sharding import parameter_specs, shardings
+from jaxgpt.parallel.sharding import abstract_shards
 from jaxgpt.training.checksum import checksums
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.state import Optimizer, TrainState, abstract_state
+from jaxgpt.training.state import Optimizer, TrainState, abstract_state, abstract_trained_model, merged
 
 Items = dict[str, dict[str, Any]]
 """Arrays, or their shapes and places, by item and by path."""
@@ -34,6 +35,9 @@ Which = int | Literal["latest", "best"]
 
 NAMES_OF_0_1 = {"opt_state": "moments", "data_offset": "passed_over", "loss_ema": "usual_loss"}
 """How version 0.1 called a part of the state on disk."""
+
+STEP = re.compile("0|[1-9][0-9]*")
+"""The name of a checkpoint's folder, as orbax writes it."""
 
 READ_ATTEMPTS, READ_PAUSE = 3, 0.1
 """How often, and after how many seconds, a reader tries the same step, which a run that is training may be deleting."""
@@ -48,12 +52,21 @@ class SaveFailed(UserError):  # noqa: N818  named for what happened
 
 
 class Checkpoints:
-    """The checkpoints of one run. Use as a context: leaving it waits for saves under way."""
+    """The checkpoints of one run. Use as a context: leaving it waits for saves under way.
+
+    With `lora`, the checkpoint of step 0 stays, and later ones hold the adapters without the weights they belong to.
+    """
 
     def __init__(
-        self, folder: Path, keep: int = 1, keep_every: int | None = None, *, run_id: str | None = None
+        self,
+        folder: Path,
+        keep: int = 1,
+        keep_every: int | None = None,
+        *,
+        run_id: str | None = None,
+        lora: bool = False,
     ) -> None:
-        self.folder, self._keep, self._keep_every, self._run_id = folder, keep, keep_every, run_id
+        self.folder, self._keep, self._keep_every, self._run_id, self._lora = folder, keep, keep_every, run_id, lora
 
     @cached_property
     def _manager(self) -> Any:
@@ -61,7 +74,7 @@ class Checkpoints:
 
         # Orbax writes metrics to disk only where best_fn is set; which checkpoints stay is decided by the policy.
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Kept(self._keep, self._keep_every), best_fn=_val_loss, best_mode="min"
+            preservation_policy=_Kept(self._keep, self._keep_every, self._lora), best_fn=_val_loss, best_mode="min"
         )
         return ocp.CheckpointManager(self.folder.absolute(), options=options)
 
@@ -84,7 +97,7 @@ class Checkpoints:
         """The steps of all whole checkpoints, in order, as they are on disk now."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal() and path.is_dir())
+        return sorted(int(path.name) for path in self.folder.iterdir() if STEP.fullmatch(path.name) and path.is_dir())
 
     @property
     def latest(self) -> int | None:
@@ -118,6 +131,8 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         items = _items(state)
+        if self._lora and 0 in self.steps:
+            items["model"] = _adapters(items["model"])
         about = {"run": self._run_id, **{name: checksums(leaves) for name, leaves in items.items()}}
         args = ocp.args.Composite(
             checksums=ocp.args.JsonSave(about),
@@ -156,18 +171,21 @@ class Checkpoints:
         Raises UserError where the checkpoint is damaged, of another config or optimizer, or of another run.
         """
         like = abstract_state(config, mesh, optimizer)
-        found = self._restore(step, _items(like))
+        found = self._restore_with_base(config, step, _items(like))
         rest = from_paths(_rest(like), found["training"])
         return TrainState(model=from_paths(like.model, found["model"]), **rest)
 
-    def restore_model(self, config: GPTConfig, step: int, mesh: Mesh | None = None) -> GPT:
-        """The parameters alone, on one device or a mesh. Raises UserError as `restore_state` does."""
-        like, mesh = abstract_model(config), mesh or one_device()
-        places = shardings(parameter_specs(like, mesh), mesh)
-        like = jax.tree.map(lambda leaf, place: leaf.update(sharding=place), like, places)
-        return from_paths(like, self._restore(step, {"model": by_path(like)})["model"])
+    def restore_model(self, config: TrainConfig, step: int, mesh: Mesh | None = None, *, merge: bool = True) -> GPT:
+        """The parameters alone, on one device or a mesh; adapters are merged, unless told otherwise.
 
-    def load_model(self, config: GPTConfig, which: Which = "latest", mesh: Mesh | None = None) -> GPT:
+        Raises UserError as `restore_state` does.
+        """
+        mesh = mesh or one_device()
+        like = abstract_shards(abstract_trained_model(config), mesh)
+        model = from_paths(like, self._restore_with_base(config, step, {"model": by_path(like)})["model"])
+        return merged(model, mesh) if merge else model
+
+    def load_model(self, config: TrainConfig, which: Which = "latest", mesh: Mesh | None = None) -> GPT:
         """The parameters of a checkpoint, while a run may save newer ones and delete this one."""
         failed: list[int] = []
         while True:
@@ -179,6 +197,13 @@ class Checkpoints:
                 if failed.count(step) == READ_ATTEMPTS:  # it stays as it is, so this is no fault of the moment
                     raise
                 time.sleep(READ_PAUSE)
+
+    def _restore_with_base(self, config: TrainConfig, step: int, items: Items) -> dict[str, dict[str, Array]]:
+        """What a checkpoint holds, and for adapters the weights they belong to, from step 0."""
+        if config.lora is None or step == 0 or 0 not in self.steps:
+            return self._restore(step, items)
+        found = self._restore(step, items | {"model": _adapters(items["model"])})
+        return found | {"model": self._restore(0, {"model": items["model"]})["model"] | found["model"]}
 
     def _restore(self, step: int, items: Items) -> dict[str, dict[str, Array]]:
         import orbax.checkpoint as ocp
@@ -223,7 +248,7 @@ class Checkpoints:
                 optimizers = all(path.split(".")[0] in ("opt_state", "moments") for path in missing)
                 raise self._damaged(
                     step,
-                    "it was saved with another optimizer: pass the one that the run began with"
+                    "it was saved with another optimizer: name the one that the run began with (--optimizer.name)"
                     if optimizers
                     else f"on one side only: {', '.join(sorted(missing)[:3])}",
                 )
@@ -240,10 +265,10 @@ class Checkpoints:
 
 
 class _Kept:
-    """Which checkpoints stay: the newest so many, the best, and those of steps that are multiples of `every`."""
+    """Which checkpoints stay: the newest so many, the best, those of steps that are multiples of `every`, the first."""
 
-    def __init__(self, newest: int, every: int | None) -> None:
-        self._newest, self._every = newest, every
+    def __init__(self, newest: int, every: int | None, first: bool) -> None:
+        self._newest, self._every, self._first = newest, every, first
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
         """For each checkpoint, oldest first, whether it stays; orbax calls this after a save."""
@@ -254,6 +279,7 @@ class _Kept:
             number >= len(checkpoints) - self._newest
             or (losses[number] == best and math.isfinite(best))
             or (self._every is not None and info.step % self._every == 0)
+            or (self._first and info.step == 0)
             for number, info in enumerate(checkpoints)
         ]
 
@@ -275,6 +301,10 @@ def _is_of_the_disk(error: BaseException | None) -> bool:
 def _items(state: TrainState) -> Items:
     """A state as two items: the model, which can be restored alone, and what training needs beside."""
     return {"model": by_path(state.model), "training": by_path(_rest(state))}
+
+
+def _adapters(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {path: leaf for path, leaf in parameters.items() if is_adapter(path)}
 
 
 def _rest(state: TrainState) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from jaxgpt.parallel.mesh import MeshConfig
 CORPORA = ("stdlib", "shakespeare")
 """Texts with a name; any other source is a path."""
 
+TRACKERS = ("tensorboard", "csv", "wandb")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -32,14 +34,16 @@ class DataConfig:
     """stdlib (Python's own source and documentation), shakespeare, the path of a text file or folder, a folder made by
     `jaxgpt data prepare`, or token files of nanoGPT, llm.c, modded-nanogpt or NeMo. None: it must be named."""
     tokenizer: str = "gpt2"
-    """gpt2: the 50257 byte-pair tokens of GPT-2. char: one token for each character of the text. A folder: its own.
-    Prepared data have theirs."""
+    """gpt2: the 50257 byte-pair tokens of GPT-2. bpe-2048: at most so many, learnt from the text itself (of a mixture:
+    from the first). char: one token for each character of the text. A folder: its own. Prepared data have theirs."""
     mixture: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """SOURCE=WEIGHT, once for each source: rows from all of them, in place of `source`."""
     val_source: str | None = None
     """Where validation comes from. None: from what the sources hold back."""
     block_shuffle: bool = False
     """Shuffle blocks of about a megabyte, and rows only among 16 of them: for slow disks."""
+    mask_documents: bool = False
+    """Let no token attend across <|endoftext|>, and start positions again in each document. Not for cuDNN."""
     order: Literal["every-token", "v0.1"] = "every-token"
     """every-token: an epoch passes over every token once. v0.1: as runs that version 0.1 began."""
 
@@ -62,7 +66,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019, algorithm 2) under a linear warm-up and a cosine.
+    """An optimizer and its learning rate: by default AdamW under a linear warm-up and a cosine.
 
     Raises UserError where a number is outside its range.
 
@@ -75,15 +79,25 @@ class OptimizerConfig:
     learning_rate: float = 6e-4
     """The peak, reached after the warm-up."""
     final_learning_rate: float = 6e-5
-    """Where the cosine ends, at the last step."""
+    """Where the schedule ends, at the last step."""
     warmup_steps: int = 100
     """Steps of linear rise from 0."""
+    schedule: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
+    """After the warm-up. cosine, linear: fall to the final rate. wsd: the peak, then a linear fall (Hu et al. 2024).
+    constant: the peak."""
+    cooldown: float = 0.2
+    """The share of the steps, at their end, over which wsd falls."""
+    name: Literal["adamw", "muon", "lion", "sgd"] = "adamw"
+    """adamw (Loshchilov & Hutter 2019), muon (Jordan et al. 2024; tables and vectors by AdamW, for which the same
+    learning rate is right), lion (Chen et al. 2023; wants a tenth of the rate), or sgd with momentum."""
     weight_decay: float = 0.1
     """On matrices and embedding tables; never on biases and LayerNorms."""
     beta1: float = 0.9
     """Decay of the gradient's running mean."""
     beta2: float = 0.95
-    """Decay of the squared gradient's running mean."""
+    """Decay of the squared gradient's running mean; of lion, of the momentum."""
+    momentum: float = 0.95
+    """Of muon's matrices and of sgd: the decay of the gradients' running sum."""
     clip_norm: float = 1.0
     """Gradients are scaled down to at most this global norm."""
 
@@ -95,7 +109,9 @@ class OptimizerConfig:
         for name in ("final_learning_rate", "warmup_steps", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name}={getattr(self, name)} must not be below 0")
-        for name in ("beta1", "beta2"):
+        if not 0 < self.cooldown <= 1:
+            raise UserError(f"cooldown={self.cooldown} is a share of the steps: it must be above 0 and at most 1")
+        for name in ("beta1", "beta2", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
 
@@ -114,7 +130,7 @@ class TrainConfig:
         True
         >>> dataclasses.replace(config, microbatches=3)
         Traceback (most recent call last):
-        jaxgpt.errors.UserError: batch_size=4 is not a multiple of microbatches=3; change one
+        jaxgpt.errors.UserError: batch_size=8 is not a multiple of microbatches=3; change one
     """
 
     model: GPTConfig = dataclasses.field(default_factory=GPTConfig)
@@ -129,6 +145,11 @@ class TrainConfig:
     """Start from the weights of this source (a run, an HF folder or hub id, a weights file) instead of random ones."""
     distill: str | None = None
     """Learn the next-token distribution of the model at this source, instead of the text's own next tokens."""
+    lora: int | None = None
+    """Train adapters of this rank on every linear map in place of the weights, which stay as they are (Hu et al. 2021):
+    less memory. Loading and converting merge them. None: train all weights."""
+    lora_alpha: float | None = None
+    """Adapters are added alpha / rank times. None: twice."""
     steps: int = 1000
     """Updates of the weights."""
     batch_size: int = 32
@@ -171,10 +192,18 @@ class TrainConfig:
     the newest checkpoint, and past the batches since."""
     spike: float | None = None
     """A loss of so many nats above its running mean counts as not finite. None: no loss does."""
+    patience: int | None = None
+    """Stop after so many validations in a row without a new lowest loss. None: never before the last step."""
     sample_tokens: int = 128
     """Length of the sample written after the last step; 0: none."""
-    wandb: bool = False
-    """Send metrics to Weights & Biases too (pip install 'jaxgpt[wandb]')."""
+    sample_prompt: str | None = None
+    """What a sample continues; where training starts from weights there is then one before the first step, too. None:
+    the beginning of a text."""
+    trackers: str = "tensorboard"
+    """Where metrics go beside metrics.jsonl, with commas between: tensorboard, csv, wandb (pip install 'jaxgpt[wandb]';
+    the variable WANDB_PROJECT names its project). none: nowhere else."""
+    profile: str | None = None
+    """FIRST:LAST: what the devices do in these steps is traced, into the run's folder `profile`."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -188,18 +217,52 @@ class TrainConfig:
             "eval_tasks_limit",
             "keep_checkpoints",
             "keep_every",
+            "lora",
+            "patience",
         ):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("steps", "sample_tokens", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)} must not be below 0")
+        if self.data.mask_documents and self.model.attention == "cudnn":
+            raise UserError(
+                "data.mask_documents with attention='cudnn': jax gives cuDNN no mask without the T x T scores; "
+                "use attention='auto', which is blocked then, or leave mask_documents out"
+            )
+        if self.lora_alpha is not None and (self.lora is None or not self.lora_alpha > 0):
+            raise UserError(f"lora_alpha={self.lora_alpha} must be above 0, and beside it lora, the rank")
         if self.spike is not None and not self.spike > 0:
             raise UserError(f"spike={self.spike} must be above 0 nats; None lets any loss pass")
         if self.batch_size % self.microbatches:
             raise UserError(
                 f"batch_size={self.batch_size} is not a multiple of microbatches={self.microbatches}; change one"
             )
+
+        for name in self.tracker_names:
+            if name not in TRACKERS:
+                close = difflib.get_close_matches(name, TRACKERS, n=1)
+                nearest = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(TRACKERS)}, none"
+                raise UserError(f"trackers={self.trackers!r}: there is no {name!r}; {nearest}")
+
+        if self.profile is not None and not self.profiled_steps:
+            raise UserError(
+                f"profile={self.profile!r} must be FIRST:LAST, such as 10:20, with 1 <= FIRST <= LAST <= steps"
+            )
+
+    @property
+    def profiled_steps(self) -> range:
+        """The steps that are traced."""
+        first, _, last = (self.profile or "").partition(":")
+        if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= self.steps):
+            return range(0)
+        return range(int(first), int(last) + 1)
+
+    @property
+    def tracker_names(self) -> tuple[str, ...]:
+        """The trackers, each once."""
+        named = (name.strip() for name in self.trackers.split(","))
+        return tuple(dict.fromkeys(name for name in named if name not in ("", "none")))
 
     def to_dict(self) -> dict[str, Any]:
         """A dict that JSON can hold."""
@@ -211,7 +274,7 @@ class TrainConfig:
         try:
             return cls(
                 **{
-                    **fields,
+                    **_with_trackers(fields),
                     "model": GPTConfig.from_dict(fields["model"]),
                     "data": DataConfig.from_dict(fields["data"]),
                     "mesh": MeshConfig(**fields.get("mesh", {})),  # runs of version 0.1 have none
@@ -233,3 +296,11 @@ class TrainConfig:
                 + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(PRESETS)}")
             )
         return PRESETS[name].config
+
+
+def _with_trackers(fields: dict[str, Any]) -> dict[str, Any]:
+    """Runs of earlier versions have a field `wandb`, and always write TensorBoard's file."""
+    fields = {**fields}
+    if fields.pop("wandb", False) is True:
+        fields["trackers"] = "tensorboard,wandb"
+    return fields

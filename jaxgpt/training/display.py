@@ -1,11 +1,13 @@
 """What a person sees of a run: a live line on a terminal, plain lines elsewhere."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.text import Text
 
 
 class Display:
@@ -15,16 +17,14 @@ class Display:
         self._console = console
         self._progress = Progress(
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=max(4, min(24, console.width - 74))),
             TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            Times(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("train", total=steps, completed=start, status="first step")
+        self._task = self._progress.add_task("train", total=steps, completed=start, status="first step", end=None)
 
     def __enter__(self) -> "Display":
         self._progress.start()
@@ -40,26 +40,58 @@ class Display:
         self._progress.update(self._task, completed=step)
 
     def show(self, line: dict[str, float], seconds_left: float) -> None:
-        """Show the newest line, with the time left where there is no bar."""
+        """Show the newest line; where there is no bar, every line, with the time it took and the time left."""
         status = f"loss {line['loss']:.3f}  {line['tokens_per_second']:,.0f} tokens/s"
-        if "mfu" in line:
-            status += f"  MFU {100 * line['mfu']:.1f} %"
-        self._progress.update(self._task, completed=line["step"], status=status)
-        if not self._console.is_terminal and seconds_left >= 1:
-            status += f"  {duration(seconds_left)} left"
+        share = f"  MFU {100 * line['mfu']:.1f} % ({100 * line['mfu_causal']:.1f} causal)" if "mfu" in line else ""
+        seen = f"{compact(line['tokens'])} tokens"
+        bar = f"{status}{share if self._console.width >= 110 else ''}  {seen}"
+        self._progress.update(self._task, completed=line["step"], status=bar, end=time.monotonic() + seconds_left)
+        status += share
+        if not self._console.is_terminal:
+            left = f", {duration(seconds_left)} left" if seconds_left >= 1 else ""
+            status += f"  {seen} in {duration(line['seconds'])}{left}"
         if "val_loss" in line:
             status += f"  validation loss {line['val_loss']:.3f}"
         if "val_loss" in line or not self._console.is_terminal:
             self._console.print(f"step {line['step']:>6}  {status}", highlight=False, soft_wrap=True)
 
 
+class Times(ProgressColumn):
+    """The time since the start, and the time left as the newest line said it, both moving each second."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        """Both, such as 16 s, 55 s left."""
+        end = task.fields["end"]
+        left = "" if end is None else f", {duration(max(0.0, end - time.monotonic()))} left"
+        return Text(duration(task.elapsed or 0.0) + left, no_wrap=True)
+
+
 @contextmanager
 def busy(console: Console, what: str) -> Iterator[None]:
-    """Within, a terminal says what is being done, and for how long."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    """Within, a terminal says what is being done, and for how long: compiling 8 s."""
+    columns = (
+        SpinnerColumn("line" if console.options.ascii_only else "dots"),
+        TextColumn("{task.description}"),
+        Times(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        progress.add_task(what, total=None)
+        progress.add_task(what, total=None, end=None)
         yield
+
+
+def compact(number: float) -> str:
+    """A large number in three digits.
+
+    >>> compact(8_192), compact(307_200), compact(1_230_000), compact(2.5e9)
+    ('8,192', '307k', '1.23M', '2.5B')
+    """
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e5, "k")):
+        if number >= size:
+            scale = 1e3 if unit == "k" else size
+            return f"{number / scale:.3g}{unit}"
+    return f"{number:,.0f}"
 
 
 def duration(seconds: float) -> str:

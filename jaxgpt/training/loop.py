@@ -18,6 +18,7 @@ from jaxgpt.training.checkpoint import SaveFailed
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.memory import memory_errors
 from jaxgpt.training.metrics import BadNumbers, Reporter
+from jaxgpt.training.profile import traced
 from jaxgpt.training.state import TrainState
 from jaxgpt.training.trainer import Trainer
 
@@ -82,7 +83,10 @@ def train_until(
     with memory_errors(config), Reporter(trainer.run, done, console, devices=trainer.mesh.size) as reporter:
         if before is not None:
             reporter.report_start(before)
-        for state, metrics in trainer.steps(state):  # noqa: B020  a loop over states
+        steps, wanted = trainer.steps(state), config.profiled_steps
+        if wanted and is_main_process():
+            steps = traced(steps, done, wanted, trainer.run.folder, console, reporter.clock_stopped)
+        for state, metrics in steps:
             done += 1
             with freed_where_bad(state):
                 if late:  # fetched one step late, so that the device never waits for the host

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from jaxgpt.errors import UserError
+from jaxgpt.parallel.mesh import FSDP
 from jaxgpt.parallel.sharding import bytes_per_device
 from jaxgpt.runtime.host_memory import host_memory_limit
+from jaxgpt.runtime.out_of_memory import is_out_of_memory
 from jaxgpt.training.config import TrainConfig
 
 CURE = (
@@ -24,15 +25,28 @@ def memory_limit(mesh: Mesh) -> int | None:
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
+def check_parameters_fit(mesh: Mesh, config: TrainConfig) -> None:
+    """`check_state_fits` by arithmetic, of the matrices alone: thousands of layers take minutes to trace."""
+    model = config.model
+    attention = 2 * model.d_model * (model.num_heads + model.kv_heads) * model.head_dim
+    matrices = model.num_layers * (attention + 2 * model.d_model * model.mlp_width) + model.vocab_size * model.d_model
+    _check_fits(4 * matrices // mesh.shape[FSDP], mesh, config)
+
+
 def check_state_fits(state: Any, mesh: Mesh, config: TrainConfig) -> None:
-    """Raise UserError where the parameters and the optimizer's state alone are more than the memory."""
-    limit, needed = memory_limit(mesh), bytes_per_device(state)
+    """Raise UserError where what stays for the whole run is more than the memory: parameters, optimizer, teacher."""
+    _check_fits(bytes_per_device(state), mesh, config)
+
+
+def _check_fits(needed: int, mesh: Mesh, config: TrainConfig) -> None:
+    limit = memory_limit(mesh)
     if limit is None:  # CPUs share the machine's memory
         limit, needed = host_memory_limit(), needed * mesh.local_mesh.size
-    if limit is not None and needed > limit:
+    if needed > limit:
         raise UserError(
-            f"the parameters and the optimizer's state need {needed / 1e9:,.1f} GB, and there are {limit / 1e9:,.1f}: "
-            f"use a smaller model, or share it over more devices by --mesh.fsdp (now {config.mesh.fsdp})"
+            f"the parameters and the optimizer's state need {needed / 1e9:,.1f} GB or more, and there are "
+            f"{limit / 1e9:,.1f}: use a smaller model, or share it over more devices by --mesh.fsdp "
+            f"(now {config.mesh.fsdp})"
         )
 
 
@@ -41,11 +55,7 @@ def memory_errors(config: TrainConfig) -> Iterator[None]:
     """Within, running out of memory raises a UserError with the cure."""
     try:
         yield
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and not _is_out_of_memory(str(error)):
+    except (RuntimeError, OSError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         raise UserError(f"out of memory: {CURE.format(microbatches=config.microbatches)}") from error
-
-
-def _is_out_of_memory(message: str) -> bool:
-    return "RESOURCE_EXHAUSTED" in message or "out of memory" in message.lower()

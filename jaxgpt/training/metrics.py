@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -129,7 +130,8 @@ def utilisation_per_token(config: TrainConfig, devices: int) -> dict[str, float]
     if peak is None:
         return {}
     formulas = {"mfu": False, "mfu_causal": True}
-    return {name: flops_per_token(config.model, causal=seen) / (peak * devices) for name, seen in formulas.items()}
+    flops = partial(flops_per_token, config.model, frozen=config.lora is not None)
+    return {name: flops(causal=seen) / (peak * devices) for name, seen in formulas.items()}
 
 
 def _what_is_bad(line: Line) -> str:

@@ -1,11 +1,14 @@
 """The folder of a run: what it is, so that its name is all there is to remember."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import platform
 import shlex
 import shutil
 import uuid
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,19 +26,19 @@ from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.config import TrainConfig
 
 FORMAT = 1
-PACKAGES = ("jaxgpt", "jax", "flax", "optax", "orbax-checkpoint")
+PACKAGES = ("jaxgpt", "jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint")
 LARGEST_CONFIG = 50_000_000
 """Bytes of a config.json that is read: that of a run holds its tokenizer."""
 
 MAY_CHANGE = ("dropout", "dtype", "attention", "scan_layers")
 """Fields of the model that may change within a run: no parameter depends on them."""
-MUST_STAY = ("model", "data", "seed", "batch_size", "init", "distill")
+MUST_STAY = ("model", "data", "seed", "batch_size", "init", "distill", "lora", "lora_alpha")
 """Fields of the config that may not: another would have been trained from the start."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run folder: config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, samples/.
+    """A run folder: config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, samples/, loss.png, README.txt.
 
     Example:
         >>> import tempfile, jaxgpt
@@ -72,7 +75,8 @@ class Run:
     def open_checkpoints(self) -> Checkpoints:
         """The checkpoints, kept as the config says."""
         config = self.config
-        return Checkpoints(self.checkpoints, config.keep_checkpoints, config.keep_every, run_id=self.id)
+        keep = config.keep_checkpoints, config.keep_every
+        return Checkpoints(self.checkpoints, *keep, run_id=self.id, lora=config.lora is not None)
 
     def data(self) -> TokenData:
         """The run's tokens. Raises UserError where the text is no longer the one the run began with."""
@@ -122,7 +126,7 @@ def check_is_new(folder: Path) -> None:
     What a run leaves that was killed while its folder was made does not count.
     """
     check_path(folder)
-    if not folder.exists() or (folder.is_dir() and not _holds_anything(folder)):
+    if not os.path.exists(folder) or (folder.is_dir() and not _holds_anything(folder)):  # False of a name too long
         return
     cure = f"go on with it by `{resume_command(folder)}`" if is_run(folder) else "name another folder"
     raise UserError(f"--run {folder} is not empty; {cure}")
@@ -178,7 +182,8 @@ def _new_id() -> str:
 
 def create_folder(run: Run) -> None:
     """Make the folder, without its config.json; what a killed creation left is deleted."""
-    (run.folder / "samples").mkdir(parents=True, exist_ok=True)
+    with refused_by_the_disk(run.folder):
+        (run.folder / "samples").mkdir(parents=True, exist_ok=True)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
 
 
@@ -208,8 +213,24 @@ def write_config(run: Run) -> None:
         "versions": package_versions(),
     }
     draft = run.folder / "config.json.part"
-    draft.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(run.folder / "config.json")
+    try:
+        with refused_by_the_disk(run.folder):
+            draft.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            draft.replace(run.folder / "config.json")
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def refused_by_the_disk(folder: Path) -> Iterator[None]:
+    """Within, a file that cannot be written, such as on a full disk, raises a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the run folder {folder} cannot be written ({error.strerror or error}): make room, or name another folder"
+        ) from None
 
 
 def read_run(folder: Path) -> Run:
@@ -238,7 +259,9 @@ def _meant(folder: Path) -> str | None:
     for above in folder.absolute().parents[:2]:
         if is_run(above):
             return f"did you mean {above}?"
-    below = [path.parent for path in folder.glob("*/config.json") if is_run(path.parent)] if folder.is_dir() else []
+    below = (
+        [path.parent for path in folder.glob("*/config.json") if is_run(path.parent)] if os.path.isdir(folder) else []
+    )
     newest = max(below, key=lambda path: (path / "config.json").stat().st_mtime, default=None)
     return None if newest is None else f"did you mean {newest}, the newest of {len(below)} runs in it?"
 

@@ -1,5 +1,6 @@
 """The beginning of a run: its first state and its programs, made at once."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,12 +22,14 @@ def start(
 
     Python traces one program while another is compiled and the devices draw the weights or validate.
     """
+    began = time.perf_counter()
     with ThreadPoolExecutor() as pool, memory_errors(trainer.config):
         made = pool.submit(_init_or_restore, trainer, console, weights)
         compiled = pool.submit(lambda: trainer.compiled)
         state = made.result()
         before = trainer.validate(state) if int(state.step) == 0 else None
         step, remat = compiled.result()
+    console.print(f"compiled in {time.perf_counter() - began:.1f} s", highlight=False)
     if memory_needed(step) > LARGEST_KEPT:
         return_freed_memory()
     if remat == "block" != trainer.config.remat:

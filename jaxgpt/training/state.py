@@ -1,5 +1,6 @@
 """Everything that changes in training, and where it lives."""
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -13,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int
 
 from jaxgpt.model.gpt import GPT
-from jaxgpt.model.parameters import abstract_model, named_parameters, path_name
+from jaxgpt.model.lora import add_adapters, has_adapters, is_adapter, merge_adapters
+from jaxgpt.model.parameters import abstract_model, named_parameters, path_name, select
 from jaxgpt.parallel.sharding import batch_sharding, parameter_specs, shardings
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.optimizer import make_optimizer
@@ -37,9 +39,37 @@ class TrainState(NamedTuple):
 
 
 def create_state(config: TrainConfig, model: GPT, optimizer: Optimizer | None = None) -> TrainState:
-    """A model before its first update."""
-    opt_state = (optimizer or make_optimizer(config.optimizer, config.steps)).init(model)  # type: ignore[arg-type]
+    """A model before its first update; with `config.lora` it gets adapters, and they alone an optimizer's state."""
+    model = with_adapters(config, model)
+    optimizer = optimizer or make_optimizer(config.optimizer, config.steps)
+    opt_state = optimizer.init(select(model, trained(config)))  # type: ignore[arg-type]
     return TrainState(jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.float32(jnp.nan), model, opt_state)
+
+
+def with_adapters(config: TrainConfig, model: GPT) -> GPT:
+    """The model as it is trained: with `config.lora` it has adapters, drawn from the seed."""
+    if config.lora is None:
+        return model
+    alpha = 2.0 * config.lora if config.lora_alpha is None else config.lora_alpha
+    return add_adapters(model, config.lora, alpha, rngs=nnx.Rngs(config.seed))
+
+
+def trained(config: TrainConfig) -> Callable[[str], bool] | None:
+    """Which parameters are trained, by their path. None: all."""
+    return None if config.lora is None else is_adapter
+
+
+def abstract_trained_model(config: TrainConfig) -> GPT:
+    """The shapes of the model as it is trained."""
+    return jax.eval_shape(partial(with_adapters, config), abstract_model(config.model))
+
+
+def merged(model: GPT, mesh: Mesh) -> GPT:
+    """A trained model without adapters: each is merged into the weights it was trained on. Others are as they are."""
+    if not has_adapters(model):
+        return model
+    like = jax.eval_shape(merge_adapters, model)
+    return jax.jit(merge_adapters, out_shardings=shardings(parameter_specs(like, mesh), mesh))(model)
 
 
 def initial_state(config: TrainConfig, mesh: Mesh, optimizer: Optimizer | None = None) -> TrainState:
@@ -57,7 +87,9 @@ def initial_state(config: TrainConfig, mesh: Mesh, optimizer: Optimizer | None =
 def state_from(config: TrainConfig, mesh: Mesh, model: GPT, optimizer: Optimizer | None = None) -> TrainState:
     """A state with these weights, which are sharded already and become the state's own."""
     places = state_shardings(config, mesh, optimizer)
-    make = jax.jit(partial(create_state, config, optimizer=optimizer), out_shardings=places, donate_argnums=0)
+    narrowed = config.lora is not None and config.model.dtype != "float32"  # then no array keeps its bytes
+    donated = () if narrowed else 0
+    make = jax.jit(partial(create_state, config, optimizer=optimizer), out_shardings=places, donate_argnums=donated)
     return make(model)
 
 

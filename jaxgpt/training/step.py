@@ -17,7 +17,7 @@ from jaxgpt.config import GPTConfig
 from jaxgpt.inspect.memory import memory_needed
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.loss import distillation_loss, next_token_loss
-from jaxgpt.model.parameters import abstract_model, path_name
+from jaxgpt.model.parameters import abstract_model, combine, path_name, select
 from jaxgpt.ops.attention import select_backend
 from jaxgpt.ops.dropout import DropoutKey, key_per_row
 from jaxgpt.ops.platform import target_platform
@@ -34,6 +34,7 @@ from jaxgpt.training.state import (
     create_state,
     initial_state,
     state_shardings,
+    trained,
 )
 
 __all__ = [
@@ -74,9 +75,15 @@ class Metrics(NamedTuple):
     """What the loss returned beside the loss: means over microbatches and devices."""
 
 
-def make_step(config: TrainConfig, mesh: Mesh, optimizer: Optimizer | None = None, loss: Loss | None = None) -> Wrapped:
+def make_step(
+    config: TrainConfig,
+    mesh: Mesh,
+    optimizer: Optimizer | None = None,
+    loss: Loss | None = None,
+    end_of_text: int | None = None,
+) -> Wrapped:
     """The step under jit; the state given to it is donated."""
-    step = partial(train_step, config=config, mesh=mesh, optimizer=optimizer, loss=loss)
+    step = partial(train_step, config=config, mesh=mesh, optimizer=optimizer, loss=loss, end_of_text=end_of_text)
     return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings(config, mesh, optimizer), None))
 
 
@@ -86,16 +93,17 @@ def compile_step(
     *arguments: Any,
     optimizer: Optimizer | None = None,
     loss: Loss | None = None,
+    end_of_text: int | None = None,
     limit: int | None = None,
     options: dict[str, Any] | None = None,
 ) -> tuple[Compiled, str]:
     """The step compiled for these arguments, or their shapes, and its remat: `auto` decided by bytes per device."""
     if config.remat != "auto":
         together: dict[str, Any] = combine_thresholds(abstract_model(config.model), mesh, config.grad_dtype)
-        lowered = make_step(config, mesh, optimizer, loss).lower(*arguments)
+        lowered = make_step(config, mesh, optimizer, loss, end_of_text).lower(*arguments)
         return lowered.compile({**together, **(options or {})}), config.remat
     none, block = (dataclasses.replace(config, remat=remat) for remat in ("none", "block"))
-    rule: dict[str, Any] = {"optimizer": optimizer, "loss": loss, "options": options}
+    rule: dict[str, Any] = {"optimizer": optimizer, "loss": loss, "end_of_text": end_of_text, "options": options}
     compiled, remat = compile_step(none, mesh, *arguments, **rule)
     if limit is None or memory_needed(compiled) <= limit:
         return compiled, remat
@@ -112,16 +120,21 @@ def train_step(
     mesh: Mesh,
     optimizer: Optimizer | None = None,
     loss: Loss | None = None,
+    end_of_text: int | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """The gradient of the mean loss over the batch, and one update with it. With a teacher, distillation."""
-    loss = loss or (next_token_loss if teacher is None else distillation_loss)
+    """The gradient of the mean loss over the batch, and one update with it. With a teacher, distillation.
+
+    With `end_of_text`, the token where documents begin, jaxgpt's own losses predict none from another.
+    """
+    loss = loss or partial(next_token_loss if teacher is None else distillation_loss, end_of_text=end_of_text)
     frozen = () if teacher is None else (teacher,)
     key = dropout_keys(config, state.step, tokens.shape[0])
     remat = "none" if config.remat == "auto" else config.remat
     strategy: dict[str, Any] = {"zero": config.zero, "remat": remat, "grad_dtype": config.grad_dtype}
-    gradient = value_and_grad(loss, mesh, microbatches=config.microbatches, **strategy)
+    strategy |= {"microbatches": config.microbatches, "trained": trained(config)}
+    gradient = value_and_grad(loss, mesh, **strategy)
     (value, aux), grads, grad_norm = gradient(state.model, tokens, key, *frozen)
-    model, opt_state = _update(state, grads, grad_norm, config, optimizer)
+    model, opt_state = _update(state, grads, grad_norm, config, optimizer, mesh)
     rate = _learning_rate(state, opt_state, config, optimizer)
 
     bad = ~jnp.isfinite(value + grad_norm)
@@ -138,14 +151,20 @@ def train_step(
 
 
 def _update(
-    state: TrainState, grads: GPT, grad_norm: Float[Array, ""], config: TrainConfig, optimizer: Optimizer | None
+    state: TrainState,
+    grads: GPT,
+    grad_norm: Float[Array, ""],
+    config: TrainConfig,
+    optimizer: Optimizer | None,
+    mesh: Mesh,
 ) -> tuple[GPT, optax.OptState]:
     """The model and the optimizer's state after the update. An optimizer of one's own gets the gradient unclipped."""
     if optimizer is None:
-        optimizer = make_optimizer(config.optimizer, config.steps)
+        optimizer = make_optimizer(config.optimizer, config.steps, mesh)
         grads = clip(grads, grad_norm, config.optimizer.clip_norm)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.model)  # type: ignore[arg-type]
-    return optax.apply_updates(state.model, updates), opt_state  # type: ignore[arg-type, return-value]
+    parameters: Any = select(state.model, trained(config))
+    updates, opt_state = optimizer.update(grads, state.opt_state, parameters)  # type: ignore[arg-type]
+    return combine(optax.apply_updates(parameters, updates), state.model), opt_state  # type: ignore[arg-type]
 
 
 def _learning_rate(
@@ -167,7 +186,7 @@ def dropout_keys(config: TrainConfig, step: Int[Array, ""], rows: int) -> Dropou
     return key_per_row(key, rows)
 
 
-def describe_attention(config: GPTConfig) -> str:
+def describe_attention(config: GPTConfig, *, documents: bool = False) -> str:
     """Which attention backend runs, for people."""
     return select_backend(
         config.attention,
@@ -176,4 +195,5 @@ def describe_attention(config: GPTConfig) -> str:
         head_dim=config.head_dim,
         length=config.context_length,
         dropout=config.dropout,
+        documents=documents,
     )

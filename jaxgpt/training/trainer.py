@@ -22,12 +22,14 @@ from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import abstract_model
 from jaxgpt.parallel.mesh import check_batch
-from jaxgpt.parallel.sharding import shard
+from jaxgpt.parallel.sharding import abstract_shards, shard
 from jaxgpt.runtime.processes import check_equal_hosts, from_main_process, on_main_process
+from jaxgpt.runtime.user_cache import runs_folder
 from jaxgpt.training.checkpoint import Checkpoints, Which
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.lock import run_lock
-from jaxgpt.training.memory import check_state_fits, memory_errors, memory_limit
+from jaxgpt.training.memory import check_parameters_fit, check_state_fits, memory_errors, memory_limit
+from jaxgpt.training.readme import write_readme
 from jaxgpt.training.run import (
     Run,
     check_is_new,
@@ -37,11 +39,13 @@ from jaxgpt.training.run import (
     new_run,
     read_run,
     reconfigured,
+    refused_by_the_disk,
     write_config,
 )
 from jaxgpt.training.source import Data, open_data
 from jaxgpt.training.state import Optimizer, TrainState, abstract_batch, abstract_state, initial_state, state_from
 from jaxgpt.training.step import Loss, Metrics, compile_step, describe_attention
+from jaxgpt.training.trackers import check_installed
 from jaxgpt.training.validation import compile_validation
 
 if TYPE_CHECKING:
@@ -54,7 +58,7 @@ class Trainer:
     Args:
         config: A preset's name or a TrainConfig.
         mesh: The devices; by default made by `config.mesh`.
-        optimizer: Any optax transformation, in place of AdamW; it gets the gradient unclipped.
+        optimizer: Any optax transformation, in place of the config's; it gets the gradient unclipped.
         loss: loss(model, tokens int32[B, T+1], key) -> a scalar, or a scalar and a dict of scalars.
         data: A text's name or path, token ids [N], or a TokenData; by default `config.data`.
         folder: The run folder, for `save` and `restore`. None: `save` makes runs/NAME-DATE-TIME.
@@ -95,6 +99,7 @@ class Trainer:
         config = TrainConfig.preset(config) if isinstance(config, str) else config
         check_equal_hosts(jax.devices())
         self.mesh = config.mesh.make() if mesh is None else mesh
+        check_parameters_fit(self.mesh, config)
         self.optimizer, self.loss = optimizer, loss
         self.data, self.config, from_python = open_data(data, config, tokenizer, vocabulary_by_hand)
         named = {"optimizer": optimizer, "loss": loss}
@@ -109,14 +114,17 @@ class Trainer:
         config = self.config
         if config.distill is not None and teacher is None:
             raise UserError(f"distill={config.distill!r}: jaxgpt.train loads it; here pass the model as teacher=")
+        check_installed(config)
         check_vocabulary(config, self.data.tokenizer)
+        self.end_of_text  # noqa: B018  raises where documents are to be masked, and have no mark
         check_batch(config.batch_size, self.mesh.size, config.microbatches)
         self.batches  # noqa: B018  raises where the text is too short
         eval_batches(self.data.validation, 1, config.model.context_length, 1)
         if config.eval_tasks is not None:
             self._task_metrics  # noqa: B018  fetches and checks the tasks' files
-        describe_attention(config.model)
-        check_state_fits(abstract_state(config, self.mesh, self.optimizer), self.mesh, config)
+        describe_attention(config.model, documents=config.data.mask_documents)
+        frozen = None if teacher is None else abstract_shards(abstract_model(teacher.config), self.mesh)
+        check_state_fits((abstract_state(config, self.mesh, self.optimizer), frozen), self.mesh, config)
 
     def __enter__(self) -> "Trainer":
         return self
@@ -192,12 +200,30 @@ class Trainer:
             return self.compiled[0](state, tokens, self.teacher)
 
     @cached_property
+    def end_of_text(self) -> int | None:
+        """The token where documents begin, if they are masked. Raises UserError where that cannot be."""
+        if not self.config.data.mask_documents:
+            return None
+        if self.loss is not None:
+            raise UserError(
+                "data.mask_documents is for jaxgpt's own losses: leave it out, and mask in yours by "
+                "model(tokens, key, segment_ids)"
+            )
+        end = None if self.data.tokenizer is None else self.data.tokenizer.end_of_text
+        if end is None:
+            of = "token ids from Python" if self.data.tokenizer is None else f"tokenizer {self.data.tokenizer.name!r}"
+            raise UserError(
+                f"data.mask_documents needs <|endoftext|> between documents, and {of} have none; leave it out"
+            )
+        return end
+
+    @cached_property
     def compiled(self) -> tuple[Compiled, str]:
         """The compiled step, and the remat that it was compiled with."""
         shapes = abstract_state(self.config, self.mesh, self.optimizer), abstract_batch(self.config, self.mesh)
-        rule: dict[str, Any] = {"optimizer": self.optimizer, "loss": self.loss, "limit": memory_limit(self.mesh)}
+        rule: dict[str, Any] = {"optimizer": self.optimizer, "loss": self.loss, "end_of_text": self.end_of_text}
         with memory_errors(self.config):
-            return compile_step(self.config, self.mesh, *shapes, self.teacher, **rule)
+            return compile_step(self.config, self.mesh, *shapes, self.teacher, **rule, limit=memory_limit(self.mesh))
 
     def steps(self, state: TrainState) -> Iterator[tuple[TrainState, Metrics]]:
         """Update by update from a state to `config.steps`; after a rollback, past the batches that it left out."""
@@ -229,7 +255,7 @@ class Trainer:
 
     @cached_property
     def _validation(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
-        return compile_validation(self.config, self.data.validation, self.mesh)
+        return compile_validation(self.config, self.data.validation, self.mesh, self.end_of_text)
 
     def compile(self, *, validation: bool = True) -> None:
         """Compile all programs now, one beside the other, instead of at their first use."""
@@ -270,16 +296,15 @@ class Trainer:
                 self.checkpoints.save(weights())
                 self.checkpoints.wait()
         on_main_process(lambda: write_config(run))
+        on_main_process(lambda: write_readme(run))
         return run
 
     def _lock(self) -> None:
         """Hold the run's folder, and delete what killed saves left in it."""
         folder, was_run = self.run.folder, is_run(self.run.folder)
-        try:
+        with refused_by_the_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be made: {error.strerror}; name another folder") from None
-        self._open.enter_context(run_lock(folder))
+            self._open.enter_context(run_lock(folder))
         if not was_run:
             check_is_new(folder)  # another process may have been faster
         self.run.open_checkpoints().sweep()
@@ -310,7 +335,7 @@ class Trainer:
 
 def default_folder(name: str) -> Path:
     """Where a run goes that was given no folder."""
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return runs_folder() / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _name(thing: object) -> str:

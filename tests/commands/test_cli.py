@@ -1,23 +1,27 @@
 """The command line as a user meets it: what it prints, what it writes, how it refuses."""
 
 import dataclasses
+import errno
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import jaxgpt as package
-from jaxgpt.cli import main
-from jaxgpt.commands.train import _preset
+from jaxgpt.cli import COMMANDS, OUT_OF_MEMORY, main
 from jaxgpt.evaluation.evaluate import evaluate
 from jaxgpt.evaluation.tasks.run import TASKS
 from jaxgpt.training.run import read_run
+from jaxgpt.training.sample import folded
 from tests.runs import EVAL_EVERY, STEPS, jaxgpt, lines, quick_compilation, start, state, steps_saved, write_text
 from tests.training.test_metrics import scalars
 
@@ -76,12 +80,18 @@ def test_the_version_is_shown():
     [
         (("trian",), "there is no command 'trian'; did you mean 'train'?"),
         (("xyzzy",), "there is no command 'xyzzy'; see --help"),
+        (("train", "--steps", "3", "tinny"), "there is no preset 'tinny'; did you mean 'tiny'?"),
+        (
+            ("train", "--lr", "3e-4", "--bf16"),
+            "there is no --lr here: use --optimizer.learning-rate; there is no --bf16",
+        ),
+        (("train", "--config", "nowhere.toml"), "--config nowhere.toml cannot be read: No such file or directory"),
         (("train", "tinny"), "there is no preset 'tinny'; did you mean 'tiny'?"),
         (("train", "xyzzy"), "there is no preset 'xyzzy'; known: quickstart, shakespeare-char-cpu"),
         (("train", "--resume"), "--resume needs a value: the run folder to go on with"),
         (("train", "--resume", ""), "--resume needs a value: the run folder to go on with"),
         (("train", "--resume", "a", "--resume=b"), "--resume is given 2 times, as b and a: give one"),
-        (("train", "tiny", "--resume", "r"), "--resume r knows its preset; leave out 'tiny'"),
+        (("train", "tiny", "--resume", "r"), "--resume r knows its settings; leave out tiny"),
         (("train", "--resume", "nowhere"), "nowhere is not a run folder"),
         (("train", "tiny", "--data.source", "nowhere.txt"), "'nowhere.txt' does not exist"),
         (("train", "tiny", "--model.attention", "cudnn"), "attention='cudnn' cannot run here"),
@@ -111,7 +121,7 @@ def test_what_is_not_known_is_refused_in_one_line(arguments, message, text, tmp_
         (("--model.num-kv-heads", "3"), "num_heads=4 is not a multiple of num_kv_heads=3"),
         (("--model.window", "0"), "window=0 sees nothing"),
         (("--model.position", "learnt"), "learned"),
-        (("--microbatches", "3"), "batch_size=4 is not a multiple of microbatches=3"),
+        (("--microbatches", "3"), "batch_size=8 is not a multiple of microbatches=3"),
         (("--data.tokenizer", "bytes"), "--data.tokenizer"),
     ],
     ids=spelled,
@@ -148,6 +158,46 @@ def test_a_file_that_cannot_be_written_is_one_line(text, tmp_path):
     assert "Not a directory" in one_line("train", "tiny", "--data.source", text, "--run", text / "run")
 
 
+@pytest.mark.parametrize(
+    "flags", [("--model.d-model", "400000"), ("--model.num-layers", "9999", "--model.d-model", "4000")]
+)
+def test_a_model_that_no_machine_holds_is_refused_within_seconds(flags, tmp_path):
+    text, began = write_text(tmp_path / "text.txt"), time.monotonic()
+    message = one_line("train", "tiny", *flags, "--data.source", text, "--run", tmp_path / "run")
+    assert "the parameters and the optimizer's state need" in message
+    assert time.monotonic() - began < 20
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 85899345920 bytes."),
+        jax.errors.JaxRuntimeError("INTERNAL: CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),  # torch's
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=["host", "device", "CUDA", "torch", "system"],
+)
+def test_a_command_without_memory_says_what_helps(command, error, monkeypatch):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(f"jaxgpt.commands.{command}.main", fail)
+    assert one_line(command) == f"jaxgpt: out of memory: {OUT_OF_MEMORY[command]}\n"
+
+
+def test_a_device_that_is_not_here_is_one_line(monkeypatch):
+    def fail(_):
+        raise RuntimeError("Unable to initialize backend 'cuda': no GPU\nand more")
+
+    monkeypatch.setattr("jaxgpt.commands.generate.main", fail)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert one_line("generate").startswith("jaxgpt: JAX_PLATFORMS=cuda: Unable to initialize backend 'cuda': no GPU;")
+
+
 @pytest.mark.parametrize("room", ["data", "training", "commands"])
 @pytest.mark.parametrize(
     ("defect", "error", "message"),
@@ -164,23 +214,6 @@ def test_a_defect_in_our_own_code_keeps_its_traceback(defect, error, message, ro
     monkeypatch.setattr("jaxgpt.commands.generate.main", scope["defect"])
     with pytest.raises(error, match=message):
         jaxgpt("generate", "x")
-
-
-@pytest.mark.parametrize(
-    ("flags", "preset"),
-    [
-        (["tiny", "--steps", "3"], "tiny"),
-        (["--steps", "3", "tiny"], "tiny"),
-        (["--steps=3", "tiny"], "tiny"),
-        (["--run", "tiny", "--steps", "3"], None),
-        (["tinny"], "tinny"),  # which is refused by its name
-        (["--mesh.allow-idle", "--steps", "3"], None),
-    ],
-    ids=str,
-)
-def test_a_preset_may_stand_after_flags(flags, preset):
-    rest = [word for word in flags if word != preset]
-    assert (_preset(flags), flags) == (preset, rest)
 
 
 def test_a_character_that_the_terminal_lacks_does_not_end_a_command(monkeypatch):
@@ -209,7 +242,7 @@ from jaxgpt.cli import COMMANDS, main
 for command in COMMANDS:
     if command == "lm_eval" and not find_spec("lm_eval"):
         continue
-    sys.argv = ["jaxgpt", command, "--help"]
+    sys.argv = ["jaxgpt", command, "--help-all" if command == "train" else "--help"]
     try:
         code = main()
     except SystemExit as end:
@@ -229,6 +262,8 @@ def test_training_leaves_the_folder_of_the_contract(trained):
         "metrics.jsonl",
         "checkpoints",
         "samples",
+        "loss.png",
+        "README.txt",
     }
     assert json.loads((trained / "config.json").read_text())["config"]["steps"] == STEPS
     found = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
@@ -253,12 +288,13 @@ def test_training_prints_plain_lines_and_learns(trained):
     assert after < before - 0.5
     assert f"validation loss {after:.3f}" in out
     assert f"{trained.parent / 'text.txt'}: " in out
-    assert (trained / "samples" / f"{STEPS}.txt").read_text() in out
+    assert folded((trained / "samples" / f"{STEPS}.txt").read_text()) in out
+    assert re.search(r"^loss    4\.\d+ [▁▂▃▄▅▆▇█]{40} \d\.\d+$", out, re.MULTILINE)
 
 
 def test_the_sample_is_what_the_saved_model_writes(trained):
     """Parameters in the folder are those that training ended with."""
-    found = jaxgpt("generate", trained, "--prompt", "\n", "--max-new-tokens", 16, "--temperature", 0.8)
+    found = jaxgpt("generate", trained, "--prompt", "\n", "--max-new-tokens", 16, "--temperature", 0.8, "--top-p", 0.95)
     assert (found.code, found.err) == (0, "")
     assert found.out == (trained / "samples" / f"{STEPS}.txt").read_text() + "\n"
 

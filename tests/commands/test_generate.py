@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 
 import numpy as np
@@ -119,3 +120,12 @@ def test_a_step_that_is_none(trained, step):
 
 def test_the_sample_of_a_run_has_the_length_it_says(trained):
     assert len((trained / "samples" / f"{STEPS}.txt").read_text()) == 17
+
+
+def test_a_prompt_that_is_no_text_of_a_file_is_refused_at_once(trained, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        assert "it is a pipe or device, not a file" in jaxgpt("generate", trained, "--prompt", f"@{path}").err
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8"))
+    outcome = jaxgpt("generate", trained, "--prompt", "-")
+    assert (outcome.code, outcome.err) == (2, "jaxgpt: --prompt -: standard input is not text in utf-8; convert it\n")

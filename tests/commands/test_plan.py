@@ -44,7 +44,7 @@ def test_a_plan_tells_mesh_memory_arithmetic_and_what_is_sent():
     [
         (("--device", "h200"), "--device h200: the CUDA compiler is not installed: pip install 'jaxgpt[gpu-compile]'"),
         (("--devices", 0), "--devices 0 must be at least 1"),
-        (("--devices", 3), "batch_size=4 cannot be shared out to 3 devices in microbatches=1: make it a multiple of 3"),
+        (("--devices", 3), "batch_size=8 cannot be shared out to 3 devices in microbatches=1: make it a multiple of 3"),
         (("--devices", 8, "--mesh.data", 3), "leaves 5 of 8 devices idle"),
     ],
 )

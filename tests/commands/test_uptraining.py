@@ -82,7 +82,7 @@ def resumed_after(step, whole, folder):
 def parameters_at(folder, step):
     run = read_run(folder)
     with Checkpoints(run.checkpoints) as checkpoints:
-        return named_parameters(checkpoints.restore_model(run.config.model, step))
+        return named_parameters(checkpoints.restore_model(run.config, step))
 
 
 def test_a_variant_starts_from_the_weights_that_loading_gives(source, variant):

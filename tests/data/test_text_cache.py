@@ -10,8 +10,8 @@ import pytest
 
 from jaxgpt.data import CharTokenizer, GPT2Tokenizer, prepare, text_cache
 from jaxgpt.data.corpus import read
+from jaxgpt.data.held_back import split_documents
 from jaxgpt.data.prepared import open_prepared
-from jaxgpt.data.text_cache import split
 from jaxgpt.errors import UserError
 
 TEXT = "".join(f"{i} is the number that comes before {i + 1}.\n" for i in range(300))
@@ -52,12 +52,12 @@ def test_documents_are_whole_and_in_one_part(folder, tmp_path):
 
 def test_about_a_tenth_of_the_bytes_is_held_back():
     documents = [f"{i} " * (50 + i) for i in range(200)]
-    train, validation = (sum(map(len, part)) for part in split(documents))
+    train, validation = (sum(map(len, part)) for part in split_documents(documents))
     assert 0.09 < validation / (train + validation) <= 0.1
 
 
 def test_two_documents_are_one_for_each_part():
-    assert split(["long text", "text"]) == (["long text"], ["text"])
+    assert split_documents(["long text", "text"]) == (["long text"], ["text"])
 
 
 def made(cache):
@@ -167,7 +167,7 @@ def test_the_tokens_are_those_of_the_text_cut_where_it_always_was(text, folder, 
     np.testing.assert_array_equal(single.validation, encode(TEXT[cut:]))
     several = prepare(folder, "gpt2", tmp_path)
     documents = [f"Document {i}. " * (1 + i % 7) for i in range(40)]
-    for tokens, part in zip((several.train, several.validation), split(documents), strict=True):
+    for tokens, part in zip((several.train, several.validation), split_documents(documents), strict=True):
         expected = [token for document in part for token in (*encode(document), 50256)]
         np.testing.assert_array_equal(tokens, expected[:-1] if len(part) == 1 else expected)
 
@@ -182,7 +182,7 @@ def test_the_hash_of_a_text_is_what_it_always_was(tmp_path):
 @pytest.mark.parametrize("source", ["stdlib", "folder"])
 def test_files_are_prepared_as_the_same_documents_in_memory(source, folder, tmp_path):
     corpus = read(folder if source == "folder" else "stdlib")
-    train, validation = split(corpus.documents)
+    train, validation = split_documents(corpus.documents)
     data = prepare(folder if source == "folder" else "stdlib", "gpt2", tmp_path)
     assert data.manifest["source_hash"] == corpus.source_hash
     assert data.manifest["splits"]["train"]["documents"] == len(train)
@@ -222,5 +222,12 @@ def test_a_text_without_room_for_validation_is_refused(tmp_path):
 
 
 def test_an_unknown_tokenizer_is_refused(text, tmp_path):
-    with pytest.raises(ValueError, match="'bpe'.*gpt2, char, or a folder"):
+    with pytest.raises(ValueError, match="'bpe'.*gpt2, char, bpe-N for N byte pairs"):
         prepare(text, "bpe", tmp_path)
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "text.txt").write_text("Words. " * 100)
+    (tmp_path / "cache").touch()
+    with pytest.raises(UserError, match="the cache folder .*cache cannot be written .*set JAXGPT_CACHE to another"):
+        prepare(str(tmp_path / "text.txt"), "char", tmp_path / "cache")

@@ -1,5 +1,6 @@
 """A source's own tokenizer, whoever wrote its files, gives the ids that transformers gives."""
 
+import contextlib
 import json
 import pickle
 
@@ -147,7 +148,7 @@ def test_a_broken_file_is_named(tmp_path, content, message):
 
 def test_no_files_no_tokenizer(tmp_path):
     assert read_tokenizer(tmp_path) is None
-    with pytest.raises(UserError, match="has to be gpt2, char, or a folder"):
+    with pytest.raises(UserError, match="has to be gpt2, char, bpe-N"):
         as_tokenizer(str(tmp_path))
 
 
@@ -162,3 +163,40 @@ def test_a_corpus_is_tokenised_by_the_tokenizer_of_a_folder(own, folder, tmp_pat
     data = prepare(str(tmp_path / "text.txt"), str(folder), tmp_path / "cache")
     assert data.tokenizer.spec() == read_tokenizer(folder).spec()
     np.testing.assert_array_equal(np.concatenate([data.train, data.validation])[:100], own.encode(TEXT * 20)[:100])
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 5, -1, 0.5, "x", [], [1], {}, {"x": 1}, {"content": []}, {"1": {"content": 3}}], ids=str
+)
+def test_any_field_of_its_files_may_hold_anything(tmp_path, value):
+    """One message or a tokenizer, never a traceback."""
+    pairs = {"vocab.json": json.dumps({"a": 0, "b": 1, "ab": 2, "x": 3}), "merges.txt": "a b\n"}
+    fields = ("tokenizer_class", "added_tokens_decoder", "eos_token", "unk_token")
+    for file, names in {
+        "tokenizer_config.json": fields,
+        "config.json": ("eos_token_id",),
+        "added_tokens.json": ("x",),
+    }.items():
+        for name in names:
+            folder = tmp_path / f"{file}-{name}"
+            folder.mkdir()
+            for one, content in (pairs | {file: json.dumps({name: value})}).items():
+                (folder / one).write_text(content)
+            with contextlib.suppress(UserError):
+                assert read_tokenizer(folder).vocab_size >= 4
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"[" * 100_000, b"5", b"{}"], ids=["bytes", "deep", "number", "empty"]
+)
+def test_a_tokenizer_file_that_is_none_is_one_message(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(UserError, match="tokenizer"):
+        read_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_file_of_many_gigabytes_is_not_read(tmp_path):
+    with (tmp_path / "tokenizer.json").open("wb") as file:
+        file.truncate(50 * 10**9)
+    with pytest.raises(UserError, match="has 50,000,000,000 bytes"):
+        read_tokenizer(tmp_path)

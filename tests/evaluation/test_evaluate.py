@@ -1,14 +1,18 @@
+import dataclasses
 import math
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.data import prepare
+from jaxgpt.data import TokenData, prepare
+from jaxgpt.data.tokens import Tokens
 from jaxgpt.errors import UserError
 from jaxgpt.evaluation.evaluate import evaluate, ratio_error, split_tokens
 from jaxgpt.evaluation.scoring import document_windows, rolling_loglikelihood
+from jaxgpt.model.loss import next_token_loss
 from jaxgpt.model.parameters import abstract_model
 from tests.variants import BASELINE, loud, text
 
@@ -74,3 +78,30 @@ def test_the_parts_of_a_corpus_have_their_own_bytes(tmp_path):
     assert [bytes_per_token for _, bytes_per_token in (train, held_back, both)] == [1.0, 2.0, 1.1]
     np.testing.assert_array_equal(both[0], np.concatenate([train[0], held_back[0]]))
     np.testing.assert_array_equal(held_back[0], data.validation)
+
+
+def test_documents_are_read_alone_where_a_token_begins_them():
+    model, tokens = loud(BASELINE), TOKENS[:32].copy()
+    tokens[[0, 3, 4, 31]] = 60
+    found = evaluate(model, tokens, end_of_text=60)
+    expected = next_token_loss(model, jnp.asarray(tokens[None].astype(np.int32)), end_of_text=60)
+    assert (found.tokens, found.loss) == (31, pytest.approx(float(expected), rel=1e-5))
+    assert evaluate(model, TOKENS[:9], end_of_text=61) == evaluate(model, TOKENS[:9])  # no document ends there
+
+
+def test_a_split_on_the_disk_is_evaluated_from_there(tmp_path):
+    parts = []
+    for name in "ab":
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(3 * 10**7)
+        parts.append(np.memmap(tmp_path / name, np.uint16, "r"))
+    splits = {split: {"bytes": 1, "tokens": 1} for split in ("train", "validation")}
+    data = TokenData(Tokens(parts), parts[0], None, {"splits": splits})
+    model = loud(dataclasses.replace(BASELINE, context_length=1024))
+    evaluate(model, parts[0][:3000], max_windows=2)  # compiled
+    tracemalloc.start()
+    found = evaluate(model, split_tokens(data, "train")[0], max_windows=2)
+    assert found.tokens == 2048
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()
+    assert evaluate(model, split_tokens(data, "all")[0], max_windows=2) == found

@@ -1,6 +1,7 @@
 """The harness's requests, answered as its own Hugging Face model answers them."""
 
 import json
+import types
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from jaxgpt.data import GPT2Tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.evaluation.lm_eval import HarnessModel
 from jaxgpt.loading import load
+from tests.runs import jaxgpt
 from tests.variants import loud
 
 CONFIG = GPTConfig(context_length=64, num_layers=2, num_heads=2, d_model=32)
@@ -165,3 +167,18 @@ def test_every_metric_of_the_harness_is_the_same(folder, ours, tmp_path, monkeyp
         for name, value in theirs_of.items():
             if isinstance(value, float):
                 assert ours_of[name] == pytest.approx(value, rel=1e-4), (task, name)
+
+
+def test_a_task_that_the_harness_does_not_know_is_one_message(monkeypatch):
+    def refuse():
+        raise ValueError("Tasks not found: hellaswagg, xyzzy")
+
+    known = types.SimpleNamespace(all_tasks=["hellaswag", "lambada"])
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", refuse)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda: known)
+    outcome = jaxgpt("lm_eval", "--tasks", "hellaswagg,xyzzy")
+    assert outcome.code == 2
+    assert outcome.err == (
+        "jaxgpt: the harness has no task 'hellaswagg' (did you mean hellaswag?), no 'xyzzy'; "
+        "`jaxgpt lm_eval ls tasks` lists all 2\n"
+    )

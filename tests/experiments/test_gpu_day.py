@@ -64,7 +64,11 @@ def test_rows_of_other_versions_are_made_again(day):
             60,
             {"p": {"failed": "ValueError: the engine is missing (exit code 1)"}},
         ),
-        ("import time; time.sleep(60)", 1, {"p": {"failed": "it took more than 1 seconds"}}),
+        (
+            "import subprocess, time; subprocess.Popen(['sleep', '60']); time.sleep(60)",
+            1,
+            {"p": {"failed": "it took more than 1 seconds"}},
+        ),
     ],
 )
 def test_a_part_that_fails_or_hangs_says_why(code, limit, row, monkeypatch):
@@ -78,6 +82,12 @@ def test_a_part_that_fails_or_hangs_says_why(code, limit, row, monkeypatch):
 
 def test_a_row_of_a_program_that_raises_has_its_message():
     assert gpu_parts.attempt("a", lambda: 1 / 0) == ("a", {"failed": "ZeroDivisionError: division by zero"})
+
+
+def test_numbers_that_are_none_are_left_out_of_a_row():
+    row = gpu_accuracy.judged({"forward": float("nan")}, "float32")
+    assert "forward nan" in row["failed"]
+    assert gpu_parts.finite({"losses": [1.0, float("inf")], **row})["losses"] == [1.0, None]
 
 
 def test_the_exact_attention_is_the_reference_and_its_gradients_are_slopes():

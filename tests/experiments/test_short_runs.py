@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from experiments import costs, parallel, pretrained, report, short_run, summary, uptrain, variants, window
+from experiments import costs, optimizers, parallel, pretrained, report, short_run, summary, uptrain, variants, window
 from jaxgpt.config import GPTConfig
 from jaxgpt.training.config import DataConfig, TrainConfig
 from tests.runs import QUICKLY, quick_compilation, write_text
@@ -176,3 +176,20 @@ def test_kept_runs_of_another_config_are_not_used(tmp_path):
     config = variants.SIZES["cpu"].config
     found = variants.kept_run(tmp_path, "a", config, prepare(config.data.source, "char"))
     assert found["config"]["steps"] == 4
+
+
+@pytest.mark.slow
+def test_both_optimizers_are_tuned_and_trained_and_what_is_kept_is_not_done_again(tmp_path, monkeypatch):
+    usual, trained = short_run.train, []
+    monkeypatch.setattr(short_run, "train", lambda config, data: trained.append(config.seed) or usual(config, data))
+    monkeypatch.setattr(optimizers, "RATES", (1e-3, 1e-2))
+    monkeypatch.setattr(optimizers, "shortened", lambda _: variants.SIZES["cpu"].config)
+    result = small(optimizers, tmp_path, presets=("quickstart",), seeds=2, rounds=1)
+    assert trained == 2 * [optimizers.TUNED_WITH, optimizers.TUNED_WITH, 0, 1]
+    for row in result["presets"]["quickstart"]["optimizers"].values():
+        assert row["trials"][f"{row['learning_rate']:g}"] == min(row["trials"].values())
+        assert row["loss"] == pytest.approx(sum(row["losses"]) / 2)
+    adamw = result["presets"]["quickstart"]["optimizers"]["adamw"]
+    assert adamw["tokens_to_target"] == pytest.approx(4 * 4 * 16)
+    small(optimizers, tmp_path, presets=("quickstart",), seeds=2, rounds=1)
+    assert len(trained) == 8

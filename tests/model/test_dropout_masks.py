@@ -37,8 +37,8 @@ def test_embedding_attention_and_mlp_of_each_layer_have_masks_of_their_own(monke
 def test_attention_weights_of_each_layer_are_dropped_by_a_key_of_their_own(monkeypatch):
     keys = []
 
-    def record(q, k, v, *options):
-        keys.append(np.asarray(jax.random.key_data(options[-1])).tolist())
+    def record(q, k, v, window, scale, backend, rate, key, doc_starts):
+        keys.append(np.asarray(jax.random.key_data(key)).tolist())
         return q
 
     monkeypatch.setattr(gpt_module, "causal_attention", record)

@@ -17,7 +17,7 @@ PUBLISHED = {
     "gpt2-medium": 354_823_168,
     "gpt2-large": 774_030_080,
     "gpt2-xl": 1_557_611_200,
-    "quickstart": 3_432_896,
+    "quickstart": 1_055_488,
     "shakespeare-char-cpu": 809_856,
     "shakespeare-char": 10_770_816,
     "tiny": 29_600,

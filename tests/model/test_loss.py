@@ -69,6 +69,17 @@ def test_chunked_loss_and_gradients_are_exact(tokens, each_form):
     np.testing.assert_allclose(by_table, 3 * auto_table, atol=3e-5)
 
 
+def test_a_weight_scales_the_loss_and_its_gradients(each_form):
+    x, table, targets = inputs(9)
+    targets = targets.at[4].set(-1)
+    both = jax.value_and_grad(cross_entropy, (0, 1))
+    value, gradients = both(x, table, targets, V, 0.3)
+    whole, wanted = both(x, table, targets, V)
+    np.testing.assert_allclose(value, 0.3 * whole, rtol=1e-6)
+    for ours, other in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(ours, 0.3 * other, atol=1e-6)
+
+
 def test_bfloat16_gradients_have_the_right_size(each_form):
     x, table, targets = inputs(77, jnp.bfloat16)
     _, d_x, d_table = exact(x, jnp.asarray(table, jnp.bfloat16), targets)

@@ -8,6 +8,7 @@ import pytest
 from jaxgpt.inspect.hlo import computations
 from jaxgpt.ops.linear import linear
 from jaxgpt.ops.platform import compiling_for
+from jaxgpt.ops.row_product import row_product
 
 
 def operands(rows=48, inputs=32, outputs=64):
@@ -45,3 +46,27 @@ def test_elsewhere_a_bfloat16_product_is_one_operation(platform):
     with compiling_for(platform):
         program = jax.make_jaxpr(lambda x, kernel: linear(x, kernel))(x, kernel)
     assert [equation.primitive.name for equation in program.eqns] == ["dot_general"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("inputs", [48, 7, 1])
+def test_the_product_of_one_row_is_that_of_float64(dtype, inputs):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(1, inputs)), jnp.float32)
+    kernel = jnp.asarray(40 * random.normal(size=(inputs, 33)), dtype)
+    y = jax.jit(row_product)(x, kernel)
+    expected = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
+def test_a_loop_over_tokens_reads_its_weights_as_they_are(optimised):
+    """Else XLA widens them once before the loop, and each token reads float32."""
+
+    def decode(x, kernel):
+        return jax.lax.fori_loop(0, 9, lambda _, x: linear(x, kernel), x)
+
+    program = jax.jit(decode).lower(jnp.ones((1, 64)), jnp.ones((64, 64), jnp.int8)).compile().as_text()
+    loop = next(line for line in program.splitlines() if " while(" in line)
+    assert "s8[64,64]" in loop
+    assert "f32[64,64]" not in program.split("ENTRY")[1]

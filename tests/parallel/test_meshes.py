@@ -73,7 +73,7 @@ def test_what_is_restored_on_any_mesh_computes_the_next_loss(saved):
 @pytest.mark.parametrize("before", ["1x8", "2x4"])
 def test_the_model_alone_is_read_with_fewer_devices_than_saved_it(saved, first, before):
     with Checkpoints(saved / before) as checkpoints:
-        model = checkpoints.restore_model(CONFIG.model, 0)
+        model = checkpoints.restore_model(CONFIG, 0)
     assert isinstance(model, GPT)
     assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(model))
     assert_same(model, first.model)

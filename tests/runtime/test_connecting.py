@@ -31,7 +31,29 @@ def test_torchrun_says_who_this_process_is_and_keeps_its_port():
     assert coordinator_port(29500) != 29500
     assert (told["process_id"], told["num_processes"], told["local_device_ids"]) == (3, 4, [1])
     assert from_torchrun(TORCHRUN | {"LOCAL_WORLD_SIZE": "1"})["local_device_ids"] is None
-    assert from_torchrun({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("MASTER_PORT", "abc", "1 to 65535"),
+        ("MASTER_PORT", "99999999", "1 to 65535"),
+        ("WORLD_SIZE", "0", "1 to 2147483647"),
+        ("WORLD_SIZE", "-1", "1 to 2147483647"),
+        ("RANK", "4", "0 to 3"),
+        ("RANK", "", "0 to 3"),
+        ("LOCAL_RANK", "x", "0 to 3"),
+        ("RANK", "\u0663", "0 to 3"),
+    ],
+)
+def test_variables_that_torchrun_would_not_set_are_refused_by_name(name, value, allowed):
+    with pytest.raises(UserError, match=f"{name}={value!r} in the environment is no number from {allowed}: start the"):
+        from_torchrun(TORCHRUN | {name: value})
+
+
+def test_a_coordinators_address_that_is_none_is_refused():
+    with pytest.raises(UserError, match="the coordinator's address 'node1' must be HOST:PORT"):
+        check_port("node1")
 
 
 def test_every_port_of_torchrun_leads_to_one_that_a_user_may_open():

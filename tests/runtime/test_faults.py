@@ -1,15 +1,13 @@
 """Every kind of fault, at every moment of a run of two processes: who ends how, and within half a minute."""
 
-import contextlib
 import itertools
-import os
 import signal
-import subprocess
 import time
 
 import pytest
 
 from tests.runs import write_text
+from tests.runtime.conftest import TABLE
 from tests.runtime.faults import MOMENTS, ends, start_with_fault, wait_for_mark
 
 FAULTS = ("full disk", "SIGINT", "SIGTERM", "SIGKILL", "SIGSTOP", "own error")
@@ -49,21 +47,8 @@ QUICK = [
 ]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 2 MB that is mounted, or None where this user cannot mount."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
-    mounted = os.geteuid() == 0 and subprocess.run(command, capture_output=True).returncode == 0
-    yield folder if mounted else None
-    if mounted:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def meet(fault: str, moment: str, victim: int, tmp_path, small_disk=None):
-    """How two processes end after one has met a fault, checked against the table; returns the row to print."""
+def meet(fault: str, moment: str, victim: int, tmp_path, record_property, small_disk=None):
+    """How two processes end after one has met a fault, checked against the table; the row is kept for the summary."""
     marks, run = tmp_path / "marks", (small_disk or tmp_path) / "run"
     marks.mkdir()
     text = write_text(tmp_path / "text.txt")
@@ -75,10 +60,13 @@ def meet(fault: str, moment: str, victim: int, tmp_path, small_disk=None):
         processes[victim].send_signal(signal.Signals[fault])
     found = ends(processes, since, 4 * SECONDS, but=victim if fault == "SIGSTOP" else None)
     mine, other = found[victim], found[1 - victim]
+    seconds = max(mine.seconds, other.seconds)
+    row = f"{fault:<12} {moment:<18} {f'process {victim}':>9} {mine.code:>9} {other.code:>10} {seconds:>8.1f}"
+    record_property(TABLE, row)
     expected = BUT.get((fault, moment), EXPECTED[fault])
     if mine.code not in expected[0] or other.code not in expected[1]:
         pytest.fail("\n".join(f"exit code {one.code} after {one.seconds:.1f} s\n{one.out}{one.err}" for one in found))
-    assert max(mine.seconds, other.seconds) < (2 * SECONDS if fault == "full disk" else SECONDS), found
+    assert seconds < (2 * SECONDS if fault == "full disk" else SECONDS), found
     if fault == "SIGTERM" and moment != "before connecting":
         assert mine.code == other.code, found
     for process in found:
@@ -87,21 +75,15 @@ def meet(fault: str, moment: str, victim: int, tmp_path, small_disk=None):
     if other.code == 3:
         assert any(line.startswith("jaxgpt: process") for line in other.err.splitlines()), other.err
     assert ("Traceback" in mine.err) == (fault == "own error"), mine.err
-    return f"{fault:<10} {moment:<18} {victim:>6} {mine.code:>9} {other.code:>9} {max(m.seconds for m in found):>8.1f}"
-
-
-HEADER = f"{'fault':<10} {'moment':<18} {'victim':>6} {'its code':>9} {'other':>9} {'seconds':>8}"
 
 
 @pytest.mark.parametrize(("fault", "moment", "victim"), QUICK, ids=lambda value: str(value).replace(" ", "-"))
-def test_all_end_with_the_reason_after_a_fault(fault, moment, victim, tmp_path):
-    meet(fault, moment, victim, tmp_path)
+def test_all_end_with_the_reason_after_a_fault(fault, moment, victim, tmp_path, record_property):
+    meet(fault, moment, victim, tmp_path, record_property)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize(("fault", "moment"), CELLS, ids=lambda value: value.replace(" ", "-"))
-def test_the_table_of_faults_and_moments(fault, moment, victim, tmp_path, small_disk, capsys):
-    row = meet(fault, moment, victim, tmp_path, small_disk if fault == "full disk" else None)
-    with capsys.disabled():
-        print(f"\n{HEADER}\n{row}" if (fault, moment, victim) == (*CELLS[0], 0) else f"\n{row}", end="")
+def test_the_table_of_faults_and_moments(fault, moment, victim, tmp_path, record_property, small_disk):
+    meet(fault, moment, victim, tmp_path, record_property, small_disk if fault == "full disk" else None)

@@ -49,6 +49,21 @@ def test_processes_and_devices_may_change_within_a_run(source, tmp_path):
             np.testing.assert_allclose(leaf, expected[path], atol=3e-4, err_msg=path)
 
 
+@pytest.mark.slow
+def test_two_processes_start_from_weights_and_learn_from_a_teacher_as_one_does(trained, source, tmp_path):
+    """Weights that are made to fit on shards of which no process holds all."""
+    begun = ("--init", trained, "--distill", trained, "--model.num-kv-heads", 2, "--model.context-length", 16)
+    flags = ("train", "tiny", *FLAGS[2:], *begun, *source, "--steps", 6)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert jaxgpt(*flags, "--run", one, *ALONE).code == 0
+    processes = start_two(*flags, "--run", two, "--mesh.data", 1, "--mesh.fsdp", 8)
+    (_, err), _ = (process.communicate(timeout=300) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], err
+    expected, found = ([line["loss"] for line in lines(run)[1:]] for run in (one, two))
+    assert expected[0] > 0.001
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 def running(folder, processes):
     """Wait until the run has made some steps."""
     metrics = folder / "metrics.jsonl"

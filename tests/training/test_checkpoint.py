@@ -62,7 +62,7 @@ def test_as_many_of_the_latest_are_kept_as_asked_for(tmp_path):
 def test_a_state_is_restored_to_the_bit(folder, step):
     with Checkpoints(folder) as checkpoints:
         found = checkpoints.restore_state(CONFIG, step, one_device())
-        model = checkpoints.restore_model(CONFIG.model, step)
+        model = checkpoints.restore_model(CONFIG, step)
     assert jax.tree.structure(found) == jax.tree.structure(state(step))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(state(step)), strict=True):
         assert one.dtype == other.dtype
@@ -101,7 +101,7 @@ def test_a_checkpoint_that_misses_a_part_is_one_clear_error(folder, tmp_path):
     ids=str,
 )
 def test_a_checkpoint_of_another_config_is_one_clear_error(folder, changes):
-    other = dataclasses.replace(CONFIG.model, **changes)
+    other = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **changes))
     with Checkpoints(folder) as checkpoints, pytest.raises(ValueError, match="it is damaged or of another config"):
         checkpoints.restore_model(other, 4)
 
@@ -109,8 +109,31 @@ def test_a_checkpoint_of_another_config_is_one_clear_error(folder, changes):
 def test_what_is_no_checkpoint_is_not_the_latest(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "checkpoints")
     (copy / "9.orbax-checkpoint-tmp").mkdir()  # as a kill during a save leaves it
-    (copy / "notes").mkdir()
+    for name in ("notes", "007", "\uff16", "-5", "1e3"):  # one is a six of another script
+        (copy / name).mkdir()
     with Checkpoints(copy) as checkpoints:
         assert checkpoints.latest == 4
     with Checkpoints(tmp_path / "none") as checkpoints:
         assert checkpoints.latest is None
+
+
+def test_a_checkpoint_that_a_run_deletes_while_it_is_read_gives_way_to_the_newest(folder, tmp_path, monkeypatch):
+    copy, usual = shutil.copytree(folder, tmp_path / "checkpoints"), Checkpoints.restore_model
+
+    def raced(self, config, step, mesh=None):
+        if step == 4:  # the run has saved a newer one, and deletes this one
+            (copy / "4").rename(copy / "6")
+        return usual(self, config, step, mesh)
+
+    monkeypatch.setattr(Checkpoints, "restore_model", raced)
+    with Checkpoints(copy) as checkpoints:
+        found = checkpoints.load_model(CONFIG.model)
+    jax.tree.map(np.testing.assert_array_equal, found, state(4).model)
+
+
+def test_what_killed_saves_left_is_swept_and_nothing_else(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "checkpoints")
+    (copy / "9.orbax-checkpoint-tmp" / "model").mkdir(parents=True)
+    with Checkpoints(copy) as checkpoints:
+        checkpoints.sweep()
+    assert {path.name for path in copy.iterdir()} == {path.name for path in folder.iterdir()}

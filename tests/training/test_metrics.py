@@ -1,7 +1,9 @@
+import csv
 import dataclasses
 import json
 import math
 import os
+import re
 import struct
 import sys
 import threading
@@ -14,12 +16,16 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from jaxgpt.data import CharTokenizer
+from jaxgpt.errors import UserError
+from jaxgpt.launch import read_history
+from jaxgpt.training.appended_file import AppendedFile
 from jaxgpt.training.config import TrainConfig
-from jaxgpt.training.display import busy
+from jaxgpt.training.display import Display, busy
 from jaxgpt.training.metrics import BadNumbers, Reporter, utilisation_per_token
-from jaxgpt.training.metrics_log import AppendedFile, MetricsLog
+from jaxgpt.training.metrics_log import MetricsLog
 from jaxgpt.training.run import Run
 from jaxgpt.training.step import Metrics
+from jaxgpt.training.trackers import check_installed
 
 CONFIG = TrainConfig.preset("tiny")
 LINE = {"step": 3, "loss": 1.5, "grad_norm": 0.5, "learning_rate": 1e-3, "tokens_per_second": 1e6}
@@ -176,15 +182,31 @@ def test_piped_lines_are_plain_whole_and_say_how_long_it_takes(reporter, tmp_pat
     reporter._display._console.file.flush()
     (line,) = (tmp_path / "output.txt").read_text().splitlines()
     left = f"{10 * (CONFIG.steps - 1) // 60} min 30 s left"
-    assert line == f"step      1  loss 2.000  {TOKENS / 10:,.0f} tokens/s  {left}  validation loss 3.000"
+    told = f"{TOKENS / 10:,.0f} tokens/s  {TOKENS} tokens in 10 s, {left}"
+    assert line == f"step      1  loss 2.000  {told}  validation loss 3.000"
 
 
 def test_a_terminal_says_what_a_start_does():
     console = Console(force_terminal=True, width=60, record=True)
     with console.capture() as shown, busy(console, "compiling"):
         pass
-    assert "compiling" in shown.get()
-    assert "0:00:00" in shown.get()
+    assert "compiling 0 s" in shown.get()
+
+
+def test_a_terminal_of_80_columns_shows_the_whole_bar():
+    console = Console(force_terminal=True, width=80, no_color=True)
+    line = {"step": 295, "loss": 5.741, "tokens_per_second": 3700.0, "tokens": 302_080, "seconds": 80.0}
+    with console.capture() as shown, Display(console, 0, 300) as display:
+        display.show(line, seconds_left=55.2)
+    bar = r"step 295/300 \S+ loss 5.741  3,700 tokens/s  302k tokens 0 s, 55 s left"
+    assert any(re.fullmatch(bar, line) and len(line) <= 80 for line in re.split(r"[\r\n]|\x1b\[\??\d*\w", shown.get()))
+
+
+def test_lines_say_both_utilisations(tmp_path):
+    line = {"step": 1, "loss": 2.0, "tokens_per_second": 9.0, "tokens": 9, "seconds": 1.0}
+    with (tmp_path / "out").open("w") as file, Display(Console(file=file), 0, 2) as display:
+        display.show(line | {"mfu": 0.46, "mfu_causal": 0.421}, seconds_left=0)
+    assert "9 tokens/s  MFU 46.0 % (42.1 causal)" in (tmp_path / "out").read_text()
 
 
 def test_time_that_does_not_count_is_left_out_of_the_speed(reporter, tmp_path, clock):
@@ -258,6 +280,15 @@ def test_a_full_disk_is_told_once_for_each_file_and_its_lines_come_when_there_is
     assert sorted(step for step, _ in scalars(tmp_path)) == list(range(101))
 
 
+def test_a_pipe_in_place_of_the_metrics_is_told_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    told = []
+    with MetricsLog(tmp_path, CONFIG, 0, told.append) as log:
+        log.write({"step": 1, "loss": 1.0})
+    assert [message.partition(" cannot be written")[0] for message in told] == ["jaxgpt: metrics.jsonl"]
+    assert read_history(tmp_path) == []
+
+
 def test_no_part_of_a_record_is_left_on_a_full_disk(tmp_path, monkeypatch):
     file = AppendedFile(tmp_path / "file")
     file.append(b"first ")
@@ -265,6 +296,54 @@ def test_no_part_of_a_record_is_left_on_a_full_disk(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         file.append(b"second")
     assert (tmp_path / "file").read_bytes() == b"first "
+
+
+def table(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_table_has_every_line_and_every_column(tmp_path):
+    lines = [{"step": 0, "val_loss": 4.0}, {"step": 1, "loss": 3.5}, {"step": 2, "loss": math.nan, "val_loss": 3.0}]
+    for start, part in ((0, lines[:2]), (1, lines[2:])):  # the second, of a resumed run
+        with MetricsLog(tmp_path, dataclasses.replace(CONFIG, trackers="csv"), start) as log:
+            for line in part:
+                log.write(line)
+    assert table(tmp_path) == [
+        {"step": "0", "val_loss": "4.0", "loss": ""},
+        {"step": "1", "val_loss": "", "loss": "3.5"},
+        {"step": "2", "val_loss": "3.0", "loss": ""},
+    ]
+    assert not list(tmp_path.glob("events*"))
+
+
+def test_a_table_that_could_not_be_written_is_whole_when_it_can(tmp_path):
+    told, folder = [], tmp_path / "metrics.csv"
+    folder.mkdir()  # nothing can be written in its place
+    with MetricsLog(tmp_path, dataclasses.replace(CONFIG, trackers="csv"), 0, told.append) as log:
+        for step in range(3):
+            log.write({"step": step, "loss": 1.0})
+        folder.rmdir()
+        log.write({"step": 3, "loss": 1.0})
+    assert [row["step"] for row in table(tmp_path)] == ["0", "1", "2", "3"]
+    assert len(told) == 1
+    assert "metrics.csv cannot be written" in told[0]
+
+
+def test_trackers_are_known_and_installed(monkeypatch):
+    with pytest.raises(UserError, match="there is no 'wandbb'; did you mean 'wandb'?"):
+        dataclasses.replace(CONFIG, trackers="csv,wandbb")
+    assert dataclasses.replace(CONFIG, trackers="none").tracker_names == ()
+    monkeypatch.setattr("jaxgpt.training.trackers.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"pip install 'jaxgpt\[wandb\]'"):
+        check_installed(dataclasses.replace(CONFIG, trackers="wandb"))
+
+
+def test_a_run_that_sent_its_numbers_to_wandb_still_does():
+    fields = CONFIG.to_dict()
+    del fields["trackers"]
+    assert TrainConfig.from_dict(fields | {"wandb": True}).tracker_names == ("tensorboard", "wandb")
+    assert TrainConfig.from_dict(fields | {"wandb": False}) == CONFIG
 
 
 class Wandb(types.ModuleType):
@@ -277,8 +356,9 @@ class Wandb(types.ModuleType):
         super().__init__("wandb")
         self._log, self._init, self.lines, self.finished = log, init, [], False
 
-    def init(self, **_):
+    def init(self, **given):
         self._init()
+        self.given = given
         return self
 
     def log(self, numbers, step):
@@ -293,7 +373,7 @@ def with_wandb(monkeypatch, folder, *arguments, lines=3):
     """The stub after some lines, and what was told."""
     stub, told = Wandb(*arguments), []
     monkeypatch.setitem(sys.modules, "wandb", stub)
-    with MetricsLog(folder, dataclasses.replace(CONFIG, wandb=True), 0, told.append) as log:
+    with MetricsLog(folder, dataclasses.replace(CONFIG, trackers="tensorboard,wandb"), 0, told.append) as log:
         for step in range(lines):
             log.write({"step": step, "loss": 1.0})
     return stub, told
@@ -308,6 +388,13 @@ def test_wandb_gets_every_line(monkeypatch, tmp_path):
     assert stub.lines == [(step, {"loss": 1.0}) for step in range(3)]
     assert stub.finished
     assert told == []
+    assert (stub.given["project"], stub.given["dir"]) == ("jaxgpt", str(tmp_path))
+
+
+def test_the_environment_names_the_project_of_wandb(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    stub, _ = with_wandb(monkeypatch, tmp_path, lambda: None)
+    assert stub.given["project"] == "mine"
 
 
 @pytest.mark.parametrize("arguments", [(fail,), (lambda: None, fail)], ids=["log", "init"])
@@ -318,7 +405,7 @@ def test_a_wandb_that_fails_is_told_once(monkeypatch, tmp_path, arguments):
 
 
 def test_a_wandb_that_hangs_holds_up_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr("jaxgpt.training.metrics_log.FINISH_SECONDS", 0.1)
+    monkeypatch.setattr("jaxgpt.training.trackers.FINISH_SECONDS", 0.1)
     forever = threading.Event()
     _, told = with_wandb(monkeypatch, tmp_path, forever.wait, lines=20)
     forever.set()

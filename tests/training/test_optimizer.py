@@ -11,7 +11,8 @@ from optax.contrib import MuonDimensionNumbers
 from jaxgpt.config import GPTConfig
 from jaxgpt.model.parameters import abstract_model, named_parameters, path_name
 from jaxgpt.training.config import OptimizerConfig
-from jaxgpt.training.optimizer import clip, decay_mask, make_optimizer, muon_dimensions, schedule
+from jaxgpt.training.muon import muon_dimensions
+from jaxgpt.training.optimizer import clip, decay_mask, make_optimizer, schedule
 from tests.runs import quick
 from tests.variants import BASELINE, VARIANTS
 
@@ -135,6 +136,43 @@ def test_a_parameter_that_the_table_does_not_name_is_an_error():
         decay_mask({"blocks": [{"kernel": 0, "gain": 0}]})
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lion", lambda m, g: (np.sign(0.9 * m + 0.1 * g), 0.95 * m + 0.05 * g)),  # Chen et al. 2023, algorithm 2
+        ("sgd", lambda m, g: (0.95 * m + g, 0.95 * m + g)),
+    ],
+)
+def test_lion_and_sgd_are_what_their_papers_say(name, expected):
+    config = OptimizerConfig(1e-2, 1e-2, warmup_steps=0, schedule="constant", name=name)
+    start, gradients = weights(0), [weights(1), weights(2)]
+    tx = make_optimizer(config, STEPS)
+    w, state = {key: jnp.asarray(value) for key, value in start.items()}, tx.init(start)
+    for gradient in gradients:
+        updates, state = quick(tx.update)(gradient, state, w)
+        w = optax.apply_updates(w, updates)
+    for key, value in start.items():
+        mine, momentum = value.astype(np.float64), np.zeros(value.shape)
+        for gradient in gradients:
+            direction, momentum = expected(momentum, gradient[key].astype(np.float64))
+            mine -= 1e-2 * (direction + (0.1 * mine if key in ("kernel", "embed") else 0))
+        np.testing.assert_allclose(w[key], mine, atol=1e-6, rtol=0, err_msg=key)
+
+
+SCHEDULES = {  # of a run of 10 steps with 2 of warm-up, from 1 to 0.2
+    "linear": [0, 0.5, 1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.2],
+    "wsd": [0, 0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.2],
+    "constant": [0, 0.5, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), SCHEDULES.items(), ids=SCHEDULES)
+def test_the_rates_of_each_schedule(name, expected):
+    config = OptimizerConfig(1.0, 0.2, warmup_steps=2, schedule=name, cooldown=0.4)
+    at = schedule(config, 10)
+    np.testing.assert_allclose([float(at(step)) for step in range(12)], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("step", range(STEPS + 1))
 def test_the_learning_rate_rises_from_zero_and_falls_along_a_cosine(step):
     assert float(schedule(CONFIG, STEPS)(step)) == pytest.approx(rate(step), abs=1e-8)
@@ -153,9 +191,10 @@ def test_without_a_warmup_the_first_step_has_the_peak():
     assert float(schedule(config, STEPS)(0)) == pytest.approx(CONFIG.learning_rate)
 
 
+@pytest.mark.parametrize("name", ["cosine", "linear", "wsd", "constant"])
 @pytest.mark.parametrize("steps", [0, 1, 2, 3])
-def test_a_warmup_longer_than_the_run_still_gives_rates_of_its_range(steps):
-    at = schedule(dataclasses.replace(CONFIG, warmup_steps=100), steps)
+def test_a_warmup_longer_than_the_run_still_gives_rates_of_its_range(steps, name):
+    at = schedule(dataclasses.replace(CONFIG, warmup_steps=100, schedule=name), steps)
     rates = np.array([float(at(step)) for step in range(steps + 1)])
     assert np.isfinite(rates).all()
     assert (rates >= 0).all()
@@ -171,6 +210,9 @@ def test_a_warmup_longer_than_the_run_still_gives_rates_of_its_range(steps):
         ({"weight_decay": -0.1}, "weight_decay=-0.1 must not be below 0"),
         ({"warmup_steps": -1}, "warmup_steps=-1 must not be below 0"),
         ({"beta2": 1.0}, "beta2=1.0 must be at least 0 and below 1"),
+        ({"momentum": -0.1}, "momentum=-0.1 must be at least 0 and below 1"),
+        ({"cooldown": 0.0}, "cooldown=0.0 is a share of the steps: it must be above 0 and at most 1"),
+        ({"name": "adam"}, "'adamw', 'muon', 'lion', 'sgd'"),
     ],
 )
 def test_a_setting_outside_its_range_is_refused(wrong, message):

@@ -85,7 +85,7 @@ def find(
                 if path.is_dir():
                     inputs += _folder(path, suffixes, exclude, text_only, left_out)
                 else:
-                    inputs.append(_file(path, path.name, _kind(path.name, None)))
+                    inputs.append(_file(str(path), path.name, _kind(path.name, None)))
     if not inputs:
         holds = ", ".join([*suffixes, *(() if text_only else (*LINES_SUFFIXES, ".parquet"))])
         raise UserError(
@@ -96,8 +96,19 @@ def find(
     return Found(tuple(inputs), dict(left_out))
 
 
+def named_path(name: str) -> Path:
+    """The path of data. Raises UserError where none can be called so, such as by a name too long."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # the latter of ~somebody who is not there
+        shown, reason = name if len(name) <= 80 else f"{name[:77]}...", getattr(error, "strerror", None) or error
+        raise UserError(f"data {shown!r} is no path ({reason}): name another") from None
+    return path
+
+
 def _paths(name: str) -> list[Path]:
-    path = Path(name).expanduser()
+    path = named_path(name)
     if path.exists():
         return [path]
     matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(name) else []
@@ -112,7 +123,7 @@ def _paths(name: str) -> list[Path]:
 def _folder(
     root: Path, suffixes: tuple[str, ...], exclude: Path | None, text_only: bool, left_out: Counter[str]
 ) -> list[Input]:
-    found = []
+    found: list[str] = []  # strings and no Paths: a folder may hold millions
     for folder, folders, files in os.walk(root):
         here = Path(folder)
         linked = [name for name in folders if (here / name).is_symlink()]
@@ -127,10 +138,12 @@ def _folder(
             if kind is None or (text_only and not name.endswith(suffixes)):
                 left_out[Path(name).suffix] += not name.startswith(".")
             else:
-                found.append(here / name)
+                found.append(os.path.join(folder, name))
     for suffix in [suffix for suffix, count in left_out.items() if not count]:
         del left_out[suffix]
-    return [_file(path, str(path.relative_to(root)), _kind(path.name, suffixes) or "text") for path in sorted(found)]
+    found.sort(key=lambda path: path.split(os.sep))
+    below = len(os.path.join(root, ""))
+    return [_file(path, path[below:], _kind(path, suffixes) or "text") for path in found]
 
 
 def _is_ours(folder: Path, exclude: Path | None) -> bool:
@@ -138,10 +151,11 @@ def _is_ours(folder: Path, exclude: Path | None) -> bool:
     if exclude is not None and folder.resolve() == exclude.resolve():
         return True
     for name, mark in (("config.json", "jaxgpt_run"), ("manifest.json", "jaxgpt_data")):
+        file = folder / name
         try:
-            if mark in json.loads((folder / name).read_text(encoding="utf-8")):
+            if file.is_file() and mark in json.loads(file.read_text(encoding="utf-8")):
                 return True
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             continue
     return False
 
@@ -156,11 +170,11 @@ def _kind(name: str, suffixes: tuple[str, ...] | None) -> Kind | None:
     return "text" if suffixes is None or plain.endswith(suffixes) else None
 
 
-def _file(path: Path, name: str, kind: Kind | None) -> Input:
+def _file(path: str, name: str, kind: Kind | None) -> Input:
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is not a file on a disk: pipe it into `jaxgpt data prepare - FOLDER`")
-    return Input(str(path), name, kind or "text", status.st_size, status.st_mtime_ns)
+    return Input(path, name, kind or "text", status.st_size, status.st_mtime_ns)

@@ -39,6 +39,10 @@ class Progress:
     tokens: int = 0
     seen_bytes: int = 0
 
+    def record(self) -> dict[str, Any]:
+        """What JSON can hold. The key, which may name a million files, is not copied."""
+        return {**vars(self), "written": {split: asdict(written) for split, written in self.written.items()}}
+
     @classmethod
     def load(cls, path: Path) -> "Progress":
         saved = json.loads(path.read_text(encoding="utf-8"))
@@ -115,7 +119,7 @@ def _save(folder: Path, progress: Progress, writers: dict[str, ShardWriter]) -> 
     for writer in writers.values():
         writer.flush()
     with enough_room(folder):
-        write_json(folder / PROGRESS, asdict(progress))
+        write_json(folder / PROGRESS, progress.record(), indent=None)
     for writer in writers.values():
         writer.publish()
 

@@ -82,12 +82,20 @@ def _small_files(inputs: tuple[Input, ...], number: int) -> Block:
         source = inputs[number]
         if not _is_small(source) or source.split != inputs[first].split:
             break
-        with open_input(source) as file:
-            contents.append((source.name, file.read()))
+        contents.append((source.name, _whole(source)))
         size += source.size
         number += 1
     source = inputs[first]
     return Block("file", contents, source.name, Place(first, 0), Place(number, 0), source.split)
+
+
+def _whole(source: Input) -> bytes:
+    """A small file, by as few calls as can be."""
+    try:
+        with io.FileIO(source.path) as file:
+            return file.readall()
+    except OSError as error:
+        raise _cannot_be_read(source, error) from None
 
 
 def _long_text(source: Input, number: int, at: int, field: str, errors: str) -> Iterator[Block]:  # noqa: ARG001
@@ -236,7 +244,11 @@ def open_input(source: Input) -> BinaryIO:
     try:
         return open_compressed(source.path)
     except OSError as error:
-        raise UserError(f"{source.path} cannot be read ({error.strerror}): check its permissions") from None
+        raise _cannot_be_read(source, error) from None
+
+
+def _cannot_be_read(source: Input, error: OSError) -> UserError:
+    return UserError(f"{source.path} cannot be read ({error.strerror}): check its permissions")
 
 
 def _read(file: BinaryIO, source: Input, size: int) -> bytes:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.data.preparation.reading import Place
 from jaxgpt.data.preparation.tokenise import Part
 from jaxgpt.data.token_files import HEADER_BYTES, write_header
 from jaxgpt.errors import UserError
@@ -131,8 +130,9 @@ class ShardWriter:
         return self.folder / f".{shard.file}.part"
 
 
-def _named(place: Place, names: Sequence[str]) -> list[Any]:
-    return [names[place.file], place.at]
+def _named(place: np.ndarray, names: Sequence[str]) -> list[Any]:
+    file, at = place.tolist()
+    return [names[file], at]
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Every backend computes the same function: query t attends to keys max(0, t - W +
 key-value head n // (N / K).
 """
 
-from jaxgpt.ops.attention.backends import MASKED, causal_mask
+from jaxgpt.ops.attention.backends import MASKED, DocStarts, causal_mask
 from jaxgpt.ops.attention.decode import DECODERS, decode_attention
 from jaxgpt.ops.attention.select import BACKENDS, causal_attention, select_backend
 
@@ -12,6 +12,7 @@ __all__ = [
     "BACKENDS",
     "DECODERS",
     "MASKED",
+    "DocStarts",
     "causal_attention",
     "causal_mask",
     "decode_attention",

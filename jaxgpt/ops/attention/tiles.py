@@ -14,7 +14,7 @@ from jaxgpt.ops.dropout import DropoutKey, dropout
 
 Heads = Float[Array, "B K G T H"]
 KeyHeads = Float[Array, "B K S H"]
-Mask = Bool[Array, "T S"]
+Mask = Bool[Array, "#B T S"]
 
 
 class Settings(NamedTuple):
@@ -87,7 +87,7 @@ def backward(
 
 
 def _scores(q: Heads, k: KeyHeads, mask: Mask, scale: float) -> Float[Array, "B K G T S"]:
-    return jnp.where(mask[None, None, None], scale * _product("bkgth,bksh->bkgts", q, k), MASKED)
+    return jnp.where(mask[:, None, None], scale * _product("bkgth,bksh->bkgts", q, k), MASKED)
 
 
 def _product(axes: str, a: Array, b: Array) -> Array:

@@ -1,8 +1,12 @@
 import json
+import os
 
 import pytest
 
+from jaxgpt.data import prepare
 from jaxgpt.data.preparation.inputs import find
+from jaxgpt.data.preparation.manifest import is_prepared
+from jaxgpt.errors import UserError
 
 
 @pytest.fixture
@@ -61,3 +65,21 @@ def test_only_text_where_only_text_is_asked_for(folder):
     found = find([str(folder)], text_only=True)
     assert [source.name for source in found.inputs] == ["a/z.md", "b.txt", "c.py"]
     assert ".jsonl" in found.describe_left_out() or ".zst" in found.describe_left_out()
+
+
+def test_a_pipe_in_place_of_a_mark_of_ours_is_not_waited_for(folder):
+    for name in ("config.json", "manifest.json"):
+        os.mkfifo(folder / "a" / name)
+    assert "a/z.md" in names(folder)
+    assert not is_prepared(folder / "a")
+    (folder / "d").mkdir()
+    (folder / "d" / "manifest.json").write_text("[" * 100_000)
+    assert not is_prepared(folder / "d")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-this-name/text.txt"])
+def test_what_no_path_can_be_called_is_refused(name):
+    with pytest.raises(UserError, match="is no path"):
+        find([name])
+    with pytest.raises(UserError, match="is no path"):
+        prepare(name, "gpt2")
