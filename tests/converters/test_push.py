@@ -79,6 +79,7 @@ def source(make_model, tmp_path):
     return tmp_path / "source"
 
 
+@pytest.mark.slow
 def test_what_was_written_is_kept_by_the_hub_with_its_card(source, kept, tmp_path):
     address, asked, folder = kept
     run = [sys.executable, "-m", "jaxgpt", "convert", str(source), str(tmp_path / "out"), "--push-to", "owner/tiny"]
