@@ -180,7 +180,7 @@ def test_the_program_has_no_gradient_of_what_is_not_trained():
         gradients[lora] = shapes_of_weights & {*products}
     assert gradients == {None: shapes_of_weights, 4: set()}
     weights = sum(4 * leaf.size for leaf in jax.tree.leaves(abstract_model(model)))
-    assert needed[None] - needed[4] > 3.5 * weights  # Adam's two means, the sum over microbatches, and one gradient
+    assert needed[None] - needed[4] > 3 * weights  # Adam's two means, and the sum over microbatches
 
 
 def bytes_below(folder):
