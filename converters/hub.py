@@ -48,7 +48,7 @@ def check_push(name: str) -> None:
     """Raise UserError where nothing can be pushed to a model of this name: no such name, off line, not logged in."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII):
         raise UserError(f"--push-to {shown(name)[1:-1]} is no name of a model on the hub; write OWNER/NAME")
-    if constants.is_offline_mode():
+    if constants.HF_HUB_OFFLINE:
         raise UserError(f"--push-to {name} needs the hub, and HF_HUB_OFFLINE is set: unset it")
     if get_token() is None:
         raise UserError(f"--push-to {name} needs an account of the hub: log in by `hf auth login`, or set HF_TOKEN")
@@ -63,8 +63,8 @@ def push(folder: Path, name: str) -> str:
     try:
         address = api.create_repo(name, private=True, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload by jaxgpt")
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # of any class: those of a network that fails are the HTTP client's own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{folder} is written, and the hub did not take it as {name} ({reason}); "
             f"try again by `hf upload {name} {folder}`"

@@ -28,7 +28,7 @@ from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.source import follow_vocabulary
 from jaxgpt.training.step import initial_state, make_step
 
-STEPS = {"quickstart": 120, "shakespeare-char-cpu": 300}
+STEPS = {"quickstart": 80, "shakespeare-char-cpu": 200}
 """Updates of each preset, of its 500 and 2000."""
 NAMES = ("adamw", "muon")
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
@@ -92,7 +92,7 @@ def shortened(preset: str) -> TrainConfig:
         config.optimizer, schedule="linear", final_learning_rate=0.0, warmup_steps=steps // 10
     )
     mesh = MeshConfig(data=1, allow_idle=True)
-    rule = {"steps": steps, "eval_every": steps // 12, "eval_batches": 2, "optimizer": optimizer, "mesh": mesh}
+    rule = {"steps": steps, "eval_every": steps // 8, "eval_batches": 2, "optimizer": optimizer, "mesh": mesh}
     return dataclasses.replace(config, **rule)
 
 

@@ -1,4 +1,4 @@
-"""What a stranger does tonight: a fresh clone or the wheel alone, an empty machine, the commands of README and tutorial."""
+"""What a stranger does tonight: a clone or the wheel alone, an empty machine, the commands of README and tutorial."""
 
 import os
 import subprocess

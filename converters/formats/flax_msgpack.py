@@ -31,7 +31,8 @@ def read_flax(path: Path) -> Tensors:
         tree = msgpack.unpackb(raw, ext_hook=_array, strict_map_key=True)
         return dict(_tensors(tree["params"] if isinstance(tree, dict) and tree.keys() == {"params"} else tree, ()))
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        raise UserError(f"{path} is not a whole file of Flax weights ({shown(error)[1:-1]}): get it again") from None
+        reason = shown(str(error))[1:-1]
+        raise UserError(f"{path} is not a whole file of Flax weights ({reason}): get it again") from None
 
 
 def _array(code: int, data: bytes) -> np.ndarray:

@@ -102,7 +102,7 @@ def _content(path: Path) -> Content:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             return _Cursor(data).content(path)
         except (ValueError, TypeError, ArithmeticError) as error:
-            raise UserError(f"{path} is not a whole GGUF file ({shown(error)[1:-1]}): get it again") from None
+            raise UserError(f"{path} is not a whole GGUF file ({shown(str(error))[1:-1]}): get it again") from None
 
 
 class _Cursor:

@@ -59,7 +59,8 @@ def read_tensorflow(folder: Path) -> tuple[GPTConfig, Tensors]:
         entries = dict(_entries(regular_file(index, INDEX_BYTES).read_bytes()))
         tensors = {_name(name): _tensor(data, name, entry) for name, entry in entries.items()}
     except (ValueError, IndexError, TypeError) as error:
-        raise UserError(f"{index} is not a whole index of TensorFlow ({shown(error)[1:-1]}): get it again") from None
+        reason = shown(str(error))[1:-1]
+        raise UserError(f"{index} is not a whole index of TensorFlow ({reason}): get it again") from None
     return checked_config({ours: hparams[theirs] for theirs, ours in FIELDS}), tensors
 
 

@@ -33,6 +33,8 @@ OURS = {
     "--optimizer.weight-decay": ("wd", "decay"),
     "--optimizer.beta1": ("adam-beta1",),
     "--optimizer.beta2": ("adam-beta2",),
+    "--optimizer.name": ("optim", "optimizer", "optimizer-name", "opt"),
+    "--optimizer.schedule": ("lr-scheduler-type", "lr-scheduler", "scheduler", "lr-decay-style", "decay-lr"),
     "--run": ("out", "out-dir", "output", "output-dir", "save-dir", "log-dir", "logging-dir", "run-name", "name", "o"),
     "--resume": ("resume-from-checkpoint", "resume-from", "continue", "ckpt", "checkpoint", "load"),
     "--init": ("model", "model-name-or-path", "model-name", "init-from", "pretrained", "checkpoint-dir", "from"),

@@ -43,11 +43,11 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "shakespeare-char-cpu": Preset(
-        "nanoGPT's CPU example: Shakespeare by characters, validation loss 1.88 after 2000 steps",
+        "nanoGPT's CPU example, in batches of 16 in place of 12: Shakespeare by characters",
         TrainConfig(
             model=GPTConfig.preset("shakespeare-char-cpu"),
             data=DataConfig("shakespeare", "char"),
-            optimizer=OptimizerConfig(8e-3, 0.0, warmup_steps=100, name="muon", schedule="linear"),
+            optimizer=OptimizerConfig(2e-3, 1e-4, warmup_steps=100, beta2=0.99),
             steps=2000,
             batch_size=16,
             log_every=50,

@@ -66,6 +66,8 @@ class Csv:
         self._columns = columns
 
     def _write_all(self) -> list[str]:
+        if not self._source.is_file():  # a pipe would be waited for
+            raise FileNotFoundError(f"{self._source} is no file")
         lines = [json.loads(line) for line in self._source.read_text(encoding="utf-8").splitlines()]
         columns = list(dict.fromkeys(name for line in lines for name in line))
         draft = self._path.with_suffix(".csv.part")

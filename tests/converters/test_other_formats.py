@@ -257,9 +257,9 @@ def test_without_torch_a_pickle_says_what_it_needs(tmp_path, monkeypatch):
 
 
 def test_a_file_of_another_kind_is_one_clear_message(tmp_path):
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "model.h5").write_bytes(b"HDF")
     with pytest.raises(ValueError, match="no weights file that is known: .safetensors, .bin, .pt"):
-        load_pretrained(tmp_path / "model.gguf")
+        load_pretrained(tmp_path / "model.h5")
 
 
 def test_one_safetensors_file_is_a_source(make_model, tmp_path):

@@ -34,7 +34,8 @@ def kept(tmp_path):
             if self.headers["authorization"] != "Bearer hf_right":
                 return self.answer(401, {"error": "Invalid username or password."})
             if self.path == "/api/repos/create":
-                assert json.loads(body) == {"name": "tiny", "organization": "owner", "private": True}
+                wanted = json.loads(body)
+                assert (wanted["name"], wanted["organization"], wanted["visibility"]) == ("tiny", "owner", "private")
                 return self.answer(200, {"url": f"{address}/owner/tiny"})
             if "/preupload/" in self.path:
                 files = [{"path": file["path"]} for file in json.loads(body)["files"]]
@@ -78,6 +79,7 @@ def source(make_model, tmp_path):
     return tmp_path / "source"
 
 
+@pytest.mark.slow
 def test_what_was_written_is_kept_by_the_hub_with_its_card(source, kept, tmp_path):
     address, asked, folder = kept
     run = [sys.executable, "-m", "jaxgpt", "convert", str(source), str(tmp_path / "out"), "--push-to", "owner/tiny"]
@@ -107,7 +109,7 @@ def test_what_was_written_is_kept_by_the_hub_with_its_card(source, kept, tmp_pat
 def pushed(monkeypatch):
     """The folders that would have been pushed by somebody who is logged in."""
     found = []
-    monkeypatch.setattr(hub.constants, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "get_token", lambda: "hf_right")
     monkeypatch.setattr(commands, "push", lambda folder, name: found.append(folder) or name)
     return found
@@ -138,7 +140,7 @@ def test_nothing_is_pushed_where_verification_or_writing_failed(source, pushed, 
     ],
 )
 def test_who_cannot_push_is_told_before_anything_is_read(tmp_path, monkeypatch, pushed, token, offline, name, words):
-    monkeypatch.setattr(hub.constants, "is_offline_mode", lambda: offline)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(hub, "get_token", lambda: token)
     with pytest.raises(UserError, match=words):
         convert(Convert("no/such", tmp_path / "out", push_to=name))

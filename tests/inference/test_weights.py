@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import UserError
-from jaxgpt.inference.generate import generate
+from jaxgpt.inference.generate import begin
+from jaxgpt.inference.settings import Settings
 from jaxgpt.inference.weights import cast_for_inference, cast_once, quantize
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import Linear
@@ -59,7 +60,7 @@ def test_weights_for_decoding_are_cast_once_and_the_model_stays():
 
 def test_in_float32_there_is_nothing_to_do():
     model = loud(BASELINE)
-    assert cast_for_inference(model) is cast_once(model) is model
+    assert cast_once(model) is model
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8"])
@@ -93,4 +94,4 @@ def test_int8_weights_are_the_nearest_and_each_output_uses_the_whole_range():
 
 def test_fused_decoding_refuses_other_weights():
     with pytest.raises(UserError, match="fused decoding reads the model's own weights"):
-        generate(loud(WIDE), [[1]], 1, fused=True, weights="int8")
+        begin(loud(WIDE), [np.array([1])], 1, Settings(), fused=True, weights="int8")

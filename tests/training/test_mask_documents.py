@@ -39,7 +39,7 @@ def test_steps_and_validation_read_documents_alone_on_every_mesh(data):
     for sizes in ((1, 1), (1, 2)):
         with Trainer(CONFIG, data=data, mesh=make_mesh(*sizes, jax.devices()[: sizes[0] * sizes[1]])) as trainer:
             state = trainer.init()
-            rows = eval_batches(data.validation, 4, 16, CONFIG.eval_batches).reshape(-1, 17)
+            rows = eval_batches(data.validation, CONFIG.batch_size, 16, CONFIG.eval_batches).reshape(-1, 17)
             loss, without = (
                 float(quick(partial(next_token_loss, end_of_text=end))(state.model, rows)) for end in (END, None)
             )

@@ -106,7 +106,7 @@ def test_a_text_that_has_changed_is_refused(run, text):
         {"model": dataclasses.replace(CONFIG.model, num_layers=3)},
         {"data": DataConfig("elsewhere.txt", "char")},
         {"seed": 5},
-        {"batch_size": 8},
+        {"batch_size": 16},
     ],
     ids=lambda changes: next(iter(changes)),
 )
