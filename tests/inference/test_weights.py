@@ -68,10 +68,11 @@ def test_a_token_of_one_text_is_computed_with_the_rounded_weights_alone(weights)
     """One row's activations and sums stay in float32: only the weights are rounded."""
     model = cast_for_inference(loud(WIDE), weights)
     exact = widened(model)
-    _, cache = exact.prefill(jnp.asarray(text(WIDE))[:1], jnp.array([24]), 32)
-    ours, expected = (one.decode_step(jnp.array([5]), cache)[0] for one in (model, exact))
+    read, decode = quick(GPT.prefill, static_argnums=3), quick(GPT.decode_step)
+    _, cache = read(exact, jnp.asarray(text(WIDE))[:1], jnp.array([24]), 32)
+    ours, expected = (decode(one, jnp.array([5]), cache)[0] for one in (model, exact))
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5 * float(jnp.abs(expected).max()))
-    assert float(jnp.abs(expected - loud(WIDE).decode_step(jnp.array([5]), cache)[0]).max()) > 1e-3
+    assert float(jnp.abs(expected - decode(loud(WIDE), jnp.array([5]), cache)[0]).max()) > 1e-3
 
 
 @pytest.mark.parametrize(("weights", "apart"), [("bf16", 0.03), ("int8", 0.06)])
