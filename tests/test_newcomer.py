@@ -1,4 +1,4 @@
-"""What a stranger does tonight: a clone or the wheel alone, an empty machine, the commands of README and tutorial."""
+"""What a stranger does tonight: the wheel alone, in an empty environment and folder."""
 
 import os
 import subprocess
@@ -7,12 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import ROOT, command_lines, fill_hub_cache
-from tests.runs import write_text
-from tests.terminal import Terminal, commands, difference
-
-TRANSCRIPT = ROOT / "tests" / "fixtures" / "transcript.txt"
-PAGES = (ROOT / "README.md", ROOT / "docs/tutorial.md")
+from tests.documents import ROOT
 
 
 def environment(folder: Path, **more: object) -> dict[str, str]:
@@ -42,31 +37,3 @@ def test_the_wheel_alone_trains_the_quickstart_in_an_empty_folder_with_the_newes
     assert "bits per byte" in run(
         jaxgpt, "evaluate", run_folder, cwd=tmp_path / "empty", env=environment(tmp_path / "home")
     )
-
-
-def test_the_transcript_has_the_commands_of_readme_and_tutorial_to_the_letter():
-    typed = [command.line for command in commands(TRANSCRIPT.read_text(encoding="utf-8"))]
-    for page in PAGES:
-        for _, line in command_lines(page):
-            assert line in typed, f"{page.name}: {line}"
-
-
-@pytest.mark.slow
-def test_a_fresh_clone_prints_the_transcript(tmp_path, shakespeare):
-    clone, home = tmp_path / "jaxgpt", tmp_path / "home"
-    run("git", "clone", "--quiet", ROOT, clone)
-    fill_hub_cache(home / "hub", "openai-community/gpt2", context_length=64)
-    text = write_text(clone / "my.txt").read_text()
-    (clone / "my-texts").mkdir()
-    (clone / "my-texts" / "one.txt").write_text(text)
-    variables = environment(home, HF_HUB_CACHE=home / "hub", HF_HUB_OFFLINE=1, JAXGPT_SHAKESPEARE=shakespeare)
-    terminal, shown = Terminal(clone, variables), []
-    try:
-        for command in commands(TRANSCRIPT.read_text(encoding="utf-8")):
-            before, interrupted, after = command.output.partition("^C\n")
-            seen = terminal.run(command.line, interrupt_after=before.rsplit("...")[-1] if interrupted else None)
-            wrong = difference(before + after if interrupted else before, seen)
-            shown.append(f"$ {command.line}\n{seen}")
-            assert wrong is None, "".join(shown) + "\n" + wrong
-    finally:
-        terminal.close()
