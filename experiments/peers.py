@@ -143,8 +143,8 @@ def llamacpp(model: GPT, rows: int) -> Iterator[str]:
         del server
 
 
-def llama_cpp(model: GPT, prompt: Int[np.ndarray, " T"], stored: str) -> Callable[[int], list[int]]:
-    """llama.cpp with its weights in float32, float16 or q8_0: from a count of new tokens to those, greedy."""
+def llama_cpp(model: GPT, prompt: Int[np.ndarray, " T"], stored: str) -> Callable[[int], object]:
+    """llama.cpp with its weights in float32, float16 or q8_0: continues greedily by a count of tokens."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -154,10 +154,9 @@ def llama_cpp(model: GPT, prompt: Int[np.ndarray, " T"], stored: str) -> Callabl
         params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 256, 1, os.cpu_count() or 1
         server = xllamacpp.Server(params)
 
-    def run(count: int) -> list[int]:
-        request = {"prompt": prompt.tolist(), "max_tokens": count, "temperature": 0, "ignore_eos": True, "logprobs": 1}
-        answer = server.handle_completions(request)["choices"][0]["logprobs"]["content"]
-        return [entry["id"] for entry in answer]
+    def run(count: int) -> object:
+        request = {"prompt": prompt.tolist(), "max_tokens": count, "temperature": 0, "ignore_eos": True}
+        return server.handle_completions(request)
 
     return run
 

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt16
 
 barrier = jax.lax.optimization_barrier
 
@@ -27,12 +27,20 @@ def row_product(x: Float[Array, "1 I"], kernel: Shaped[Array, "I O"]) -> Float[A
     >>> row_product(jnp.array([[1.0, 2.0]]), jnp.array([[3, 4, 5], [0, 1, 0]], jnp.int8)).tolist()
     [[3.0, 6.0, 5.0]]
     """
-    x, kernel = barrier((x, kernel))  # else XLA widens the kernel once, before the loop over tokens
     inputs, outputs = kernel.shape
     terms = math.gcd(inputs, TERMS)
-    parts = kernel.reshape(-1, terms, outputs).astype(jnp.float32) * x.astype(jnp.float32).reshape(-1, terms, 1)
+    is_bfloat16 = kernel.dtype == jnp.bfloat16
+    stored = jax.lax.bitcast_convert_type(kernel, jnp.uint16) if is_bfloat16 else kernel
+    x, stored = barrier((x, stored))  # else XLA widens the kernel once, before the loop over tokens
+    wide = _from_bfloat16(stored) if is_bfloat16 else stored.astype(jnp.float32)
+    parts = wide.reshape(-1, terms, outputs) * x.astype(jnp.float32).reshape(-1, terms, 1)
     sums = barrier(parts.sum(axis=1))  # without it XLA adds all in one loop that is no vectors
     return jnp.ones((1, len(sums))) @ sums
+
+
+def _from_bfloat16(bits: UInt16[Array, "I O"]) -> Float[Array, "I O"]:
+    """The upper half of a float32's bits. As bfloat16 numbers XLA would widen them at the barrier, in memory."""
+    return jax.lax.bitcast_convert_type(bits.astype(jnp.uint32) << 16, jnp.float32)
 
 
 def row_product_transposed(x: Float[Array, "1 D"], table: Float[Array, "V D"]) -> Float[Array, "1 V"]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import UserError
-from jaxgpt.inference.generate import generate
+from jaxgpt.inference.generate import begin
+from jaxgpt.inference.settings import Settings
 from jaxgpt.inference.weights import cast_for_inference, cast_once, quantize
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import Linear
@@ -59,7 +60,7 @@ def test_weights_for_decoding_are_cast_once_and_the_model_stays():
 
 def test_in_float32_there_is_nothing_to_do():
     model = loud(BASELINE)
-    assert cast_for_inference(model) is cast_once(model) is model
+    assert cast_once(model) is model
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8"])
@@ -67,10 +68,11 @@ def test_a_token_of_one_text_is_computed_with_the_rounded_weights_alone(weights)
     """One row's activations and sums stay in float32: only the weights are rounded."""
     model = cast_for_inference(loud(WIDE), weights)
     exact = widened(model)
-    _, cache = exact.prefill(jnp.asarray(text(WIDE))[:1], jnp.array([24]), 32)
-    ours, expected = (one.decode_step(jnp.array([5]), cache)[0] for one in (model, exact))
+    read, decode = quick(GPT.prefill, static_argnums=3), quick(GPT.decode_step)
+    _, cache = read(exact, jnp.asarray(text(WIDE))[:1], jnp.array([24]), 32)
+    ours, expected = (decode(one, jnp.array([5]), cache)[0] for one in (model, exact))
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5 * float(jnp.abs(expected).max()))
-    assert float(jnp.abs(expected - loud(WIDE).decode_step(jnp.array([5]), cache)[0]).max()) > 1e-3
+    assert float(jnp.abs(expected - decode(loud(WIDE), jnp.array([5]), cache)[0]).max()) > 1e-3
 
 
 @pytest.mark.parametrize(("weights", "apart"), [("bf16", 0.03), ("int8", 0.06)])
@@ -93,4 +95,4 @@ def test_int8_weights_are_the_nearest_and_each_output_uses_the_whole_range():
 
 def test_fused_decoding_refuses_other_weights():
     with pytest.raises(UserError, match="fused decoding reads the model's own weights"):
-        generate(loud(WIDE), [[1]], 1, fused=True, weights="int8")
+        begin(loud(WIDE), [np.array([1])], 1, Settings(), fused=True, weights="int8")

@@ -36,6 +36,7 @@ def test_a_long_step_is_predicted_from_one_of_fewer_sequences(monkeypatch):
     assert told == "2.00 s: 64 tokens/s (predicted: 5 steps of 1 of the 4 sequences were timed)"
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_run_leaves_it_as_it_was(trained):
     before = (trained / "metrics.jsonl").read_bytes(), steps_saved(trained)
     outcome = jaxgpt("train", "--resume", trained, "--steps", 300, "--dry-run")

@@ -24,7 +24,8 @@ def decode_attention(
     q: Float[Array, "R 1 N H"], k: Keys, v: Keys, lengths: Int[Array, " B"], *, scale: float, backend: Backend = "auto"
 ) -> Float[Array, "R 1 N H"]:
     """One query a row against the first `lengths` keys of its row. Rows of q past those of k give zeros."""
-    decoder = "cudnn" if backend == "cudnn" else "cpu" if target_platform() == "cpu" else "xla"
+    by_loops = target_platform() == "cpu" and k.dtype == jnp.float32
+    decoder = "cudnn" if backend == "cudnn" else "cpu" if by_loops else "xla"
     y = DECODERS[decoder](q[: k.shape[0]], k, v, lengths, scale=scale)
     return pad_rows(y, q.shape[0])
 
@@ -38,7 +39,8 @@ def xla(q: Queries, k: Keys, v: Keys, lengths: Int[Array, " B"], *, scale: float
 def cpu(q: Queries, k: Keys, v: Keys, lengths: Int[Array, " B"], *, scale: float) -> Queries:
     """By loops over the cache as it lies: for a matrix product XLA copies all of it, with the heads first.
 
-    Each loop adds a few terms of many sums, which become vectors (ops/row_product.py); a second one adds the rest.
+    Each loop adds a few terms of many sums, which become vectors (ops/row_product.py); a second one adds the rest. 0.7
+    to 1.0 of the time for 64 texts to one, in float32; in bfloat16 one text takes 1.5 times as long as by products.
     """
     batch, slots, kv_heads, size = k.shape
     grouped = q.reshape(batch, 1, kv_heads, -1, size)

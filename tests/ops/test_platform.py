@@ -1,0 +1,25 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.ops import platform
+from jaxgpt.ops.linear import linear
+from jaxgpt.training.header import describe_dtype
+
+
+@pytest.fixture
+def without_units(monkeypatch):
+    monkeypatch.setattr(platform, "has_bfloat16_units", lambda: False)
+
+
+def test_a_cpu_that_emulates_bfloat16_is_told(without_units):
+    assert describe_dtype("bfloat16") == "bfloat16, which this CPU emulates: float32 is faster"
+    assert describe_dtype("float32") == "float32"
+
+
+def test_a_cpu_that_emulates_bfloat16_widens_weights_of_fewer_bits_instead(without_units):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(3, 20)), jnp.float32)
+    kernel = jnp.asarray(random.integers(-127, 128, size=(20, 4)), jnp.int8)
+    expected = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+    np.testing.assert_allclose(linear(x, kernel), expected, rtol=1e-5, atol=1e-4)
