@@ -118,7 +118,9 @@ def decode(row: Row, rounds: int) -> dict[str, Any]:
     from jaxgpt.parallel.mesh import one_device
     from jaxgpt.training.step import initial_state
 
-    model = initial_state(timed_config("gpt2"), one_device()).model
+    config = timed_config("gpt2")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=row.dtype))
+    model = initial_state(config, one_device()).model
     prompt = np.random.default_rng(0).integers(0, model.config.vocab_size, (row.batch, 8), dtype=np.int32)
     narrow = cast_once(model, row.weights)
     programs: dict[str, Callable[[int], object]] = {

@@ -49,6 +49,7 @@ def test_fsdp_with_a_loss_of_ones_own(text):
     assert example("fsdp_own_loss").main(12, text) < math.log(65) - 0.1
 
 
+@pytest.mark.slow
 def test_muon(text, tmp_path, monkeypatch):
     on_one_device(monkeypatch)
     assert example("muon").main(12, text, str(tmp_path / "run")) < math.log(65) - 0.2

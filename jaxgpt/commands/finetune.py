@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from jaxgpt.commands import train
+from jaxgpt.commands.flags import flags_of, refuse_foreign
+from jaxgpt.commands.foreign_flags import FOREIGN
 from jaxgpt.errors import UserError
 from jaxgpt.runtime.cluster import Cluster
 from jaxgpt.training.config import DataConfig, TrainConfig
@@ -36,6 +38,8 @@ class Arguments:
     """How many times the text is read, where --steps is not given."""
     run: Path | None = None
     """The folder to make for the run. None: runs/finetune-DATE-TIME."""
+    dry_run: bool = False
+    """Do everything up to the first step, print what a step and the run would cost, and keep nothing."""
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Cluster)
     """Several processes."""
 
@@ -53,6 +57,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _main(flags: list[str]) -> int:
+    refuse_foreign(flags, flags_of(Arguments) | {"--help": 0}, FOREIGN)
     asked = Arguments(TrainConfig(data=DataConfig(source=None)), source=tyro.MISSING)
     source = next((flag for flag in flags[:1] if not flag.startswith("-")), None)
     if source is not None:
@@ -67,7 +72,8 @@ def _main(flags: list[str]) -> int:
         raise UserError(f"epochs={chosen.epochs} must be above 0")
     if chosen.run is None and chosen.cluster.is_multiprocess:
         raise UserError("several processes need one name for the run's folder: --run FOLDER")
-    return train._train(train.Arguments(_settings(chosen, flags), run=chosen.run), None, "finetune", flags)
+    asked_for = train.Arguments(_settings(chosen, flags), run=chosen.run, dry_run=chosen.dry_run)
+    return train._train(asked_for, None, "finetune", flags)
 
 
 def _of_source(source: str) -> TrainConfig:

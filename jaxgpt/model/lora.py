@@ -13,6 +13,7 @@ from jaxtyping import Float
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.init import PRNGSequence, Rngs
 from jaxgpt.model.layers import Linear
+from jaxgpt.model.parameters import abstract_model
 from jaxgpt.ops.linear import linear
 
 
@@ -20,8 +21,8 @@ class Adapter(nnx.Module):
     """The change of a linear map (equation 3). B starts at zero, so at first there is none."""
 
     def __init__(self, inputs: int, outputs: int, rank: int, alpha: float, *, rngs: Rngs) -> None:
-        self.a = nnx.Param(inputs**-0.5 * jax.random.normal(rngs.params(), (inputs, rank)))
-        self.b = nnx.Param(jnp.zeros((rank, outputs)))
+        self.a = nnx.Param(inputs**-0.5 * jax.random.normal(rngs.params(), (inputs, rank), jnp.float32))
+        self.b = nnx.Param(jnp.zeros((rank, outputs), jnp.float32))
         self.scale = alpha / rank
 
     def __call__(self, x: Float[Array, "M I"]) -> Float[Array, "M O"]:
@@ -64,17 +65,19 @@ def merge_adapters(model: GPT) -> GPT:
         >>> jax.tree.structure(merged) == jax.tree.structure(model)
         True
     """
+    if not has_adapters(model):
+        return model
 
     def merge(part: Linear) -> Linear:
-        if part.adapter is None:
-            return part
         adapter, part = part.adapter, jax.tree.map(lambda leaf: leaf, part)
+        assert adapter is not None
         change = adapter.scale * jnp.matmul(adapter.a[...], adapter.b[...], precision="highest")
         part.kernel = nnx.Param(part.kernel[...].astype(change.dtype) + change.reshape(part.kernel.shape))
         part.adapter = None
         return part
 
-    return _map_linear(merge, model)
+    leaves = jax.tree.leaves(_map_linear(merge, model))
+    return jax.tree.unflatten(jax.tree.structure(abstract_model(model.config)), leaves)
 
 
 def has_adapters(model: GPT) -> bool:

@@ -296,14 +296,16 @@ def _must_stay(config: TrainConfig) -> dict[str, Any]:
     """What makes a run this run, by dotted names as in the flags."""
     fields = {name: value for name, value in config.to_dict().items() if name in MUST_STAY}
     flat: dict[str, Any] = {}
+    free = _free(config)
     for name, value in fields.items():
         nested = value.items() if isinstance(value, dict) else ()
-        flat |= {f"{name}.{part}": inner for part, inner in nested if (name, part) not in _free()} or {name: value}
+        flat |= {f"{name}.{part}": inner for part, inner in nested if (name, part) not in free} or {name: value}
     return flat
 
 
-def _free() -> set[tuple[str, str]]:
-    return {("model", name) for name in MAY_CHANGE}
+def _free(config: TrainConfig) -> set[tuple[str, str]]:
+    """Kernels that adapters belong to are kept in the dtype of computation, which then may not change."""
+    return {("model", name) for name in MAY_CHANGE if name != "dtype" or config.lora is None}
 
 
 def check_vocabulary(config: TrainConfig, tokenizer: Tokenizer | None) -> None:

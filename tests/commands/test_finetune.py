@@ -88,10 +88,11 @@ def test_it_goes_on_by_train_resume(tuned):
     [
         ((), "the text to learn is not named: --data.source my.txt"),
         (("--data.source", "TEXT", "--epochs", 0), "epochs=0.0 must be above 0"),
+        (("--data.source", "TEXT", "--lr", 1e-4), "use --optimizer.learning-rate"),
         (("--data.source", "TEXT", "--steps", 10**6), "which learns it by heart"),
         (("--data.source", "SHORT"), "held back for validation, and the model reads 32 at a time"),
     ],
-    ids=["no text", "no epochs", "a thousand times", "short"],
+    ids=["no text", "no epochs", "another tool's flag", "a thousand times", "short"],
 )
 def test_what_cannot_go_well_is_one_message(source, text, tmp_path, flags, words):
     (tmp_path / "short.txt").write_text(text.read_text()[:200])

@@ -76,6 +76,7 @@ def test_what_transformers_reads_and_ignores_is_read_and_ignored(oracle, tokens,
     assert oracle.logit_error(load_pretrained(tmp_path), oracle.open(tmp_path), tokens) < oracle.logit_bound
 
 
+@pytest.mark.slow
 def test_scores_that_are_not_scaled_are_certified_with_their_gradients(oracle, tmp_path):
     oracle.model("GPT2", **TINY, scale_attn_weights=False).save_pretrained(tmp_path)
     certificate = verify(tmp_path)

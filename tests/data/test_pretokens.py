@@ -6,7 +6,7 @@ import tiktoken
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jaxgpt.data.pretokens import pieces
+from jaxgpt.data.pretokens import WHITE_SPACE, pieces
 from jaxgpt.data.tokenizer import gpt2_encoding
 
 WORDS = st.sampled_from(
@@ -17,12 +17,14 @@ TEXTS = st.lists(WORDS, max_size=40).map("".join)
 
 @given(TEXTS, st.integers(2, 12))
 @example("a  b", 2)
+@example("'s\u3000'sa", 4)
 def test_tokens_of_the_pieces_are_tokens_of_the_text_unless_a_word_is_longer_than_a_piece(text, length):
     encoding = gpt2_encoding()
     found = list(pieces([text], length))
     assert "".join(found) == text
-    words = re.findall(r"\s+|\S+", text)
-    if all(len(word) < length for word in words):
+    blank = "".join(WHITE_SPACE)
+    words = re.findall(f"[{blank}]*[^{blank}]+|[{blank}]+", text)
+    if all(len(word) <= length for word in words):
         assert [i for piece in found for i in encoding.encode_ordinary(piece)] == encoding.encode_ordinary(text)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.data import CharTokenizer, GPT2Tokenizer, prepare, text_cache
+from jaxgpt.data import text as text_module
 from jaxgpt.data.corpus import read
 from jaxgpt.data.held_back import split_documents
 from jaxgpt.data.prepared import open_prepared
@@ -68,7 +69,7 @@ def made(cache):
 def test_tokens_are_made_once_and_the_text_is_read_once(text, tmp_path, monkeypatch):
     first = prepare(text, "gpt2", tmp_path)
     monkeypatch.setattr(text_cache, "prepare_shards", None)
-    monkeypatch.setattr(text_cache, "decoded", None)
+    monkeypatch.setattr(text_module, "decoded", None)
     again = prepare(text, "gpt2", tmp_path)
     np.testing.assert_array_equal(first.train, again.train)
     assert isinstance(again.train, np.memmap)

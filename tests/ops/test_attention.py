@@ -139,6 +139,7 @@ def test_blocked_attention_never_holds_all_scores(blocked_form):
     assert sizes["blocked"] == 4 * 64 * 6  # the queries, not their scores
 
 
+@pytest.mark.slow
 def test_banded_attention_and_its_gradients_are_those_of_xla():
     q, k, v = heads(3 * W + 2)
     aim = jax.random.normal(jax.random.key(0), q.shape)

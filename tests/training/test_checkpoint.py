@@ -127,7 +127,7 @@ def test_a_checkpoint_that_a_run_deletes_while_it_is_read_gives_way_to_the_newes
 
     monkeypatch.setattr(Checkpoints, "restore_model", raced)
     with Checkpoints(copy) as checkpoints:
-        found = checkpoints.load_model(CONFIG.model)
+        found = checkpoints.load_model(CONFIG)
     jax.tree.map(np.testing.assert_array_equal, found, state(4).model)
 
 

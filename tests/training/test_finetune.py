@@ -59,6 +59,7 @@ def test_a_batch_comes_in_pieces_where_the_memory_is_small():
         assert config.batch_size // config.microbatches == rows
 
 
+@pytest.mark.slow
 def test_the_estimate_of_the_memory_is_that_of_the_compiled_program_within_a_factor_of_two():
     model = jaxgpt.GPTConfig(vocab_size=64, context_length=128, num_layers=8, num_heads=4, d_model=128)
     needed = []
@@ -112,7 +113,7 @@ def pretrained(tmp_path_factory):
     return folder / "hf"
 
 
-@pytest.mark.parametrize(("lora", "rate"), [(None, 3e-3), (8, 2e-2)])
+@pytest.mark.parametrize(("lora", "rate"), [(None, 3e-3), pytest.param(8, 2e-2, marks=pytest.mark.slow)])
 def test_the_held_back_loss_of_a_new_text_falls(pretrained, tmp_path, lora, rate):
     model = jaxgpt.load(pretrained)
     result = train(other_text(1), tmp_path / "run", model=model, steps=40, lora=lora, learning_rate=rate)
@@ -126,9 +127,10 @@ def test_training_stops_where_the_held_back_loss_rises_and_keeps_the_best(pretra
     settings = {"eval_every": 2, "patience": 3, "model": jaxgpt.load(pretrained), "keep_checkpoints": 1}
     result = train(tokens, tmp_path / "run", steps=200, **settings)
     losses = {line["step"]: line["val_loss"] for line in result.history if "val_loss" in line}
-    best = min(losses, key=losses.get)
-    assert max(losses) == best + 3 * 2 < 200
-    assert sorted(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()) == sorted({best, max(losses)})
+    last, lowest = max(losses), min(losses, key=losses.get)
+    assert last == lowest + 3 * 2 < 200
+    best = min(set(losses) - {0}, key=losses.get)  # the weights it began with are no checkpoint of this run
+    assert {int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()} == {best, last}
     assert not np.array_equal(jaxgpt.load(tmp_path / "run", step="best").embed, result.model.embed)
 
 

@@ -1,6 +1,7 @@
 """LoRA: adapters alone are trained, on any mesh; at first they change nothing, and merged they compute the same."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxgpt.inspect.flops import flops_per_token
 from jaxgpt.inspect.memory import memory_needed
 from jaxgpt.model.lora import add_adapters, is_adapter, merge_adapters
 from jaxgpt.model.loss import next_token_loss
-from jaxgpt.model.parameters import named_parameters, path_name
+from jaxgpt.model.parameters import abstract_model, named_parameters, path_name
 from jaxgpt.parallel.mesh import MeshConfig, one_device
 from jaxgpt.parallel.value_and_grad import value_and_grad
 from jaxgpt.training.config import OptimizerConfig, TrainConfig
@@ -42,7 +43,15 @@ def trained_adapters(config):
     return jax.tree_util.tree_map_with_path(fill, model)
 
 
-@pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16"}, {"scan_layers": True, "window": (5, None)}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "bfloat16"},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"scan_layers": True, "window": (5, None)}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_at_first_the_loss_is_the_models_own_to_the_bit(changes):
     config = dataclasses.replace(MODEL, **changes)
     adapted = add_adapters(loud(config), 4, 8.0, rngs=nnx.Rngs(1))
@@ -55,7 +64,7 @@ def test_merged_the_adapters_compute_the_same():
     model, tokens = trained_adapters(MODEL), jnp.asarray(text(MODEL))
     adapted, merged, base = (forward(each, tokens) for each in (model, merge_adapters(model), loud(MODEL)))
     assert np.abs(adapted - base).max() > 0.1
-    np.testing.assert_allclose(adapted, merged, atol=5e-5)
+    np.testing.assert_allclose(adapted, merged, atol=2e-4)  # logits reach 20
 
 
 def test_generation_and_saving_merge_the_adapters(tmp_path):
@@ -140,13 +149,10 @@ def test_adapters_alone_are_trained():
     assert sum(leaf.size for leaf in jax.tree.leaves(state.opt_state)) == 2 * adapters + 2  # Adam's, and two counters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
-    [
-        pytest.param({"zero": 1}, marks=pytest.mark.slow),
-        pytest.param({"remat": "block"}, marks=pytest.mark.slow),
-        {"model": dataclasses.replace(MODEL, scan_layers=True), "remat": "full"},
-    ],
+    [{"zero": 1}, {"remat": "block"}, {"model": dataclasses.replace(MODEL, scan_layers=True), "remat": "full"}],
     ids=["zero 1", "block", "full, scan"],
 )
 def test_every_mesh_and_strategy_trains_the_same_adapters(changes):
@@ -159,32 +165,35 @@ def test_every_mesh_and_strategy_trains_the_same_adapters(changes):
         np.testing.assert_allclose(leaf, theirs[name], atol=2e-4, err_msg=name)
 
 
-def test_the_program_holds_no_gradient_of_what_is_not_trained():
+@pytest.mark.slow
+def test_the_program_has_no_gradient_of_what_is_not_trained():
+    """Neither the bytes of one, nor a product that would be the gradient of a kernel or of the table."""
     model = dataclasses.replace(MODEL, num_layers=1, d_model=256, d_mlp=1024, vocab_size=4000)
-    wide = dataclasses.replace(CONFIG, model=model)
-    needed = {}
+    needed, gradients = {}, {}
+    shapes_of_weights = {"f32[4096,256]", "f32[256,1024]", "f32[1024,256]"}  # the table with its padding rows, two maps
     for lora in (None, 4):
-        config = dataclasses.replace(wide, lora=lora, batch_size=2, microbatches=2)
+        config = dataclasses.replace(CONFIG, model=model, lora=lora, batch_size=2, microbatches=2)
         shapes = abstract_state(config, one_device()), abstract_batch(config, one_device())
         compiled, _ = compile_step(config, one_device(), *shapes, options=QUICK)
         needed[lora] = memory_needed(compiled)
-        weights = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes[0].model))
-        if lora:
-            products = [line for line in compiled.as_text().splitlines() if " dot(" in line]
-            assert not [line for line in products if "f32[4000,256]{" in line.split(" dot(")[0]]
-    # weights, Adam's two means and the sum over microbatches: three times the weights less
-    assert needed[None] - needed[4] > 2.9 * weights
+        products = re.findall(r"= (f32\[[\d,]+\])\S* (?:dot|fusion|while|add|custom-call)\(", compiled.as_text())
+        gradients[lora] = shapes_of_weights & {*products}
+    assert gradients == {None: shapes_of_weights, 4: set()}
+    weights = sum(4 * leaf.size for leaf in jax.tree.leaves(abstract_model(model)))
+    assert needed[None] - needed[4] > 3 * weights  # Adam's two means, and the sum over microbatches
 
 
 def bytes_below(folder):
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_a_run_of_adapters_is_opened_as_any_other(tmp_path):
     base = jaxgpt.GPT(jaxgpt.GPTConfig.preset("tiny"), rngs=nnx.Rngs(0))
     settings = {"data": list(range(20)) * 40, "quiet": True, "eval_every": 2, "mesh": one_device()}
     whole = jaxgpt.train("tiny", model=base, folder=tmp_path / "whole", steps=4, lora=4, **settings)
-    jaxgpt.train("tiny", model=base, folder=tmp_path / "run", steps=2, lora=4, **settings)
+    stopped = {"callbacks": [lambda step, *_: "stop" if step == 2 else None], **settings}
+    jaxgpt.train("tiny", model=base, folder=tmp_path / "run", steps=4, lora=4, **stopped)
     result = jaxgpt.train(folder=tmp_path / "run", resume=True, steps=4, **settings)
     assert jax.tree.structure(result.model) == jax.tree.structure(base)
     for model in (whole.model, jaxgpt.load(tmp_path / "run"), jaxgpt.load(tmp_path / "run", step="best")):
@@ -195,8 +204,9 @@ def test_a_run_of_adapters_is_opened_as_any_other(tmp_path):
     assert sizes[4] < sizes[0] / 2  # the weights are in the first alone
     np.testing.assert_array_equal(result.model.embed, base.embed)
     assert not np.array_equal(result.model.blocks[0].mlp.up.kernel, base.blocks[0].mlp.up.kernel)
-    with pytest.raises(UserError, match="lora=4, not 8"):
-        jaxgpt.train(folder=tmp_path / "run", resume=True, steps=6, lora=8, **settings)
+    for changed, words in (({"lora": 8}, "lora=4, not 8"), ({"dtype": "bfloat16"}, "model.dtype='float32', not")):
+        with pytest.raises(UserError, match=words):
+            jaxgpt.train(folder=tmp_path / "run", resume=True, steps=6, **changed, **settings)
 
 
 def test_alpha_without_a_rank_is_refused():
