@@ -34,6 +34,7 @@ def data():
     return TokenData(ids[:3000], ids[3000:], tokenizer, {"source": "x", "source_hash": "0", "splits": splits})
 
 
+@pytest.mark.slow
 def test_steps_and_validation_read_documents_alone_on_every_mesh(data):
     found = []
     for sizes in ((1, 1), (1, 2)):
