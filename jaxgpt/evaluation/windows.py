@@ -75,7 +75,7 @@ def as_tokens(texts: Sequence[Tokens], vocab_size: int, name: str) -> list[Check
     return arrays
 
 
-def _as_array(text: Tokens) -> Checked:
+def _as_array(text: Tokens) -> np.ndarray | TokenArrays:
     if isinstance(text, TokenArrays):
         return text
     return np.asarray(text) if len(text) else np.zeros(0, np.int32)
