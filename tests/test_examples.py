@@ -55,6 +55,7 @@ def test_muon(text, tmp_path, monkeypatch):
     assert example("muon").main(12, text, str(tmp_path / "run")) < math.log(65) - 0.2
 
 
+@pytest.mark.slow
 def test_fine_tuning_stops_early_and_saves_the_best(text, tmp_path, monkeypatch):
     on_one_device(monkeypatch)
     config = jaxgpt.GPTConfig(context_length=16, num_layers=1, d_model=8, num_heads=2)
@@ -67,6 +68,7 @@ def test_fine_tuning_stops_early_and_saves_the_best(text, tmp_path, monkeypatch)
     assert jaxgpt.load(tmp_path / "run" / "best").config == config
 
 
+@pytest.mark.slow
 def test_a_sweep_plots_its_curves(text, tmp_path, monkeypatch):
     on_one_device(monkeypatch)
     assert example("sweep").main(6, text, str(tmp_path / "sweep"), (1e-3, 1e-2)) < math.log(65)

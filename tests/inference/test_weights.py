@@ -63,7 +63,7 @@ def test_in_float32_there_is_nothing_to_do():
     assert cast_once(model) is model
 
 
-@pytest.mark.parametrize("weights", ["bf16", "int8"])
+@pytest.mark.parametrize("weights", [pytest.param("bf16", marks=pytest.mark.slow), "int8"])
 def test_a_token_of_one_text_is_computed_with_the_rounded_weights_alone(weights):
     """One row's activations and sums stay in float32: only the weights are rounded."""
     model = cast_for_inference(loud(WIDE), weights)

@@ -162,6 +162,7 @@ def test_banded_needs_a_window():
     assert GPTConfig(num_layers=1, window=(5, None), attention="banded").windows == (5,)
 
 
+@pytest.mark.slow
 def test_blocked_attention_with_dropout_is_the_same_on_every_mesh(blocked_form):
     config = GPTConfig.preset("tiny", attention="blocked", dropout=0.2, num_kv_heads=2, window=(7, None))
     model, tokens = loud(config), jnp.asarray(text(config, length=14, batch=8))

@@ -102,7 +102,7 @@ def test_every_mesh_trains_the_same_model(model, mesh):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"zero": 1},
+        pytest.param({"zero": 1}, marks=pytest.mark.slow),
         {"zero": 2, "remat": "full"},
         {"remat": "block", "model": dataclasses.replace(MODEL, tie_embeddings=False, bias=False, position="none")},
         {"remat": "full", "model": dataclasses.replace(ALL, scan_layers=True, num_layers=5)},

@@ -51,6 +51,7 @@ def test_steps_and_validation_read_documents_alone_on_every_mesh(data):
     np.testing.assert_allclose(*found, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_masks_on(data, tmp_path):
     train = partial(jaxgpt.train, data=data, mesh=one_device(), quiet=True)
     once = train(CONFIG, folder=tmp_path / "once")
