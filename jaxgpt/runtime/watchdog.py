@@ -94,9 +94,13 @@ class Watchdog:
         """Return where a failure is this process's own; leave where it is because another process failed or is lost.
 
         That shows first as an operation that fails here: each other process must count on, or end for the same reason.
+        A count that is heard first now may have been made before the failure, by a process that is lost.
         """
         self._limit = SUSPECT_SECONDS
         asked = time.monotonic()
+        while self._answered <= asked:
+            time.sleep(0.05)
+        asked = self._answered
         while not all(since > asked or text.startswith((DONE, LEFT)) for text, since in list(self._heard.values())):
             time.sleep(0.05)
         self._limit = SILENT_SECONDS
