@@ -16,17 +16,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import tyro
 
 from experiments import evidence, short_run
-from experiments.interleaved import Program, times_as_fast
+from experiments.interleaved import times_as_fast
 from jaxgpt.data import TokenData, prepare
-from jaxgpt.parallel.mesh import MeshConfig, one_device
+from jaxgpt.parallel.mesh import MeshConfig
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.source import follow_vocabulary
-from jaxgpt.training.step import initial_state, make_step
 
 STEPS = {"quickstart": 80, "shakespeare-char-cpu": 200}
 """Updates of each preset, of its 500 and 2000."""
@@ -70,10 +68,13 @@ def compared(preset: str, arguments: Arguments) -> dict[str, Any]:
     rows = {name: tuned(preset, with_rate(config, name), data, arguments) for name in NAMES}
     target = statistics.fmean(rows["adamw"]["losses"])
     speed = times_as_fast(
-        *(training(with_rate(config, name, rows[name]["learning_rate"])) for name in ("muon", "adamw")),
+        *(short_run.training(with_rate(config, name, rows[name]["learning_rate"])) for name in ("muon", "adamw")),
         arguments.rounds,
     )
-    step = {"muon": speed["seconds"] / BATCHED, "adamw": speed["seconds_of_baseline"] / BATCHED}
+    step = {
+        "muon": speed["seconds"] / short_run.TIMED_STEPS,
+        "adamw": speed["seconds_of_baseline"] / short_run.TIMED_STEPS,
+    }
     tokens_per_step = config.batch_size * config.model.context_length
     for name, row in rows.items():
         row["tokens_to_target"] = first_below(row["curve"], target)
@@ -146,25 +147,6 @@ def first_below(curve: dict[str, list[float]], target: float) -> float | None:
         if low <= target:
             return before + (after - before) * (high - target) / (high - low)
     return None
-
-
-BATCHED = 5
-"""Steps of one timing."""
-
-
-def training(config: TrainConfig) -> Program:
-    """A program of some steps on one batch of random tokens."""
-    step, state = make_step(config, one_device()), initial_state(config, one_device())
-    shape = (config.batch_size, config.model.context_length + 1)
-    tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, dtype=np.int32)
-
-    def run() -> None:
-        nonlocal state
-        for _ in range(BATCHED):
-            state, metrics = step(state, tokens, None)
-        jax.block_until_ready(metrics)
-
-    return run
 
 
 def tables(found: dict[str, Any]) -> Iterator[dict[str, Any]]:

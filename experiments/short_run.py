@@ -10,12 +10,16 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from experiments.interleaved import Program
 from jaxgpt.data import Batches, TokenData, eval_batches
 from jaxgpt.model.gpt import GPT
 from jaxgpt.parallel.mesh import one_device
 from jaxgpt.runtime.user_cache import programs_folder
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.step import initial_state, make_step
+
+TIMED_STEPS = 5
+"""Steps of one timing."""
 
 
 def keep_programs() -> None:
@@ -73,3 +77,18 @@ def _by_position(model: GPT, tokens: Int[Array, "B S"]) -> Float[Array, " T"]:
 def whole_validation(config: TrainConfig, data: TokenData) -> Int[np.ndarray, "N B S"]:
     """All of the held-back text, in windows of the context."""
     return eval_batches(data.validation, 4 * config.batch_size, config.model.context_length, len(data.validation))
+
+
+def training(config: TrainConfig) -> Program:
+    """A program of TIMED_STEPS steps on one batch of random tokens."""
+    step, state = make_step(config, one_device()), initial_state(config, one_device())
+    shape = (config.batch_size, config.model.context_length + 1)
+    tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, dtype=np.int32)
+
+    def run() -> None:
+        nonlocal state
+        for _ in range(TIMED_STEPS):
+            state, metrics = step(state, tokens, None)
+        jax.block_until_ready(metrics)
+
+    return run

@@ -16,7 +16,6 @@ import statistics
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 import tyro
 
@@ -28,7 +27,7 @@ from jaxgpt.data import TokenData, prepare
 from jaxgpt.inference.generate import generate
 from jaxgpt.parallel.mesh import one_device
 from jaxgpt.training.config import DataConfig, OptimizerConfig, TrainConfig
-from jaxgpt.training.step import initial_state, make_step
+from jaxgpt.training.step import initial_state
 
 
 class Size(NamedTuple):
@@ -160,28 +159,13 @@ def step_seconds(runs: list[dict[str, Any]], steps: int) -> dict[str, float]:
 
 def programs(size: Size, config: TrainConfig, model: GPTConfig) -> tuple[Program, Program]:
     """What is timed of a model: training and decoding."""
-    return training(dataclasses.replace(config, model=model)), decoding(model, size.decode_rows)
+    return short_run.training(dataclasses.replace(config, model=model)), decoding(model, size.decode_rows)
 
 
 def speeds(ours: tuple[Program, Program], baseline: tuple[Program, Program], rounds: int) -> dict[str, Any]:
     """How many times as fast as the baseline a training step and decoding are, timed in turns with it."""
     train, decode = (times_as_fast(*pair, rounds) for pair in zip(ours, baseline, strict=True))
     return {"train_speed": train, "decode_speed": decode}
-
-
-def training(config: TrainConfig) -> Program:
-    """A program of five steps on one batch of random tokens."""
-    step, state = make_step(config, one_device()), initial_state(config, one_device())
-    shape = (config.batch_size, config.model.context_length + 1)
-    tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, dtype=np.int32)
-
-    def run() -> None:
-        nonlocal state
-        for _ in range(5):
-            state, metrics = step(state, tokens, None)
-        jax.block_until_ready(metrics)
-
-    return run
 
 
 def decoding(model: GPTConfig, rows: int) -> Program:

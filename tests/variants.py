@@ -24,6 +24,17 @@ VARIANTS = {
 }
 each_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 
+TINY = GPTConfig.preset("tiny")
+GGUF_VARIANTS = {
+    "gpt2": TINY,
+    "multi-query": dataclasses.replace(TINY, num_kv_heads=1),
+    "grouped": dataclasses.replace(TINY, num_kv_heads=2),
+    "rotary": dataclasses.replace(TINY, position="rotary", num_kv_heads=2, rope_theta=500.0),
+    "untied": dataclasses.replace(TINY, tie_embeddings=False, d_mlp=96, layer_norm_epsilon=1e-3),
+    "without biases": dataclasses.replace(TINY, bias=False),
+}
+"""What llama.cpp can run."""
+
 
 def loud(config: GPTConfig) -> GPT:
     """A model whose every parameter is random, and large enough that each head and bias moves the output."""

@@ -12,18 +12,10 @@ from converters.arguments import Convert
 from converters.commands import convert
 from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
+from tests.variants import GGUF_VARIANTS, TINY
 
 gguf = pytest.importorskip("gguf", reason="the package gguf writes these files, and is not installed")
 
-TINY = GPTConfig.preset("tiny")
-VARIANTS = {
-    "gpt2": TINY,
-    "multi-query": dataclasses.replace(TINY, num_kv_heads=1),
-    "grouped": dataclasses.replace(TINY, num_kv_heads=2),
-    "rotary": dataclasses.replace(TINY, position="rotary", num_kv_heads=2, rope_theta=500.0),
-    "untied": dataclasses.replace(TINY, tie_embeddings=False, d_mlp=96, layer_norm_epsilon=1e-3),
-    "without biases": dataclasses.replace(TINY, bias=False),
-}
 ARCHITECTURES = {"multi-query": "starcoder", "grouped": "starcoder", "rotary": "starcoder2"}
 
 
@@ -32,9 +24,9 @@ def read(folder):
     return {name: field.contents() for name, field in found.fields.items()}, {t.name: t for t in found.tensors}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", GGUF_VARIANTS)
 def test_a_file_says_what_the_model_is(make_model, tmp_path, variant):
-    config = VARIANTS[variant]
+    config = GGUF_VARIANTS[variant]
     assert save_pretrained(make_model(config), tmp_path / "out", "gguf") == "gguf"
     fields, tensors = read(tmp_path / "out")
     name = ARCHITECTURES.get(variant, "gpt2")

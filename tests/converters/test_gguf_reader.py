@@ -12,24 +12,14 @@ from converters import load_pretrained, save_pretrained
 from converters.arguments import Convert, Verify
 from converters.commands import convert, verify
 from converters.export import export_weights
-from jaxgpt.config import GPTConfig
 from jaxgpt.data import GPT2Tokenizer
 from jaxgpt.data.hf_tokenizer import train_bpe, write_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.loading import load_tokenizer
 from jaxgpt.model.parameters import named_parameters
+from tests.variants import GGUF_VARIANTS, TINY
 
 gguf = pytest.importorskip("gguf", reason="the package gguf writes these files, and is not installed")
-
-TINY = GPTConfig.preset("tiny")
-VARIANTS = {
-    "gpt2": TINY,
-    "multi-query": dataclasses.replace(TINY, num_kv_heads=1),
-    "grouped": dataclasses.replace(TINY, num_kv_heads=2),
-    "rotary": dataclasses.replace(TINY, position="rotary", num_kv_heads=2, rope_theta=500.0),
-    "untied": dataclasses.replace(TINY, tie_embeddings=False, d_mlp=96, layer_norm_epsilon=1e-3),
-    "without biases": dataclasses.replace(TINY, bias=False),
-}
 
 
 def parameters(model):
@@ -43,9 +33,9 @@ def assert_equal(model, expected):
         np.testing.assert_array_equal(found[name], value, name)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", GGUF_VARIANTS)
 def test_what_we_wrote_comes_back_to_the_last_bit(make_model, tmp_path, variant):
-    model = make_model(VARIANTS[variant])
+    model = make_model(GGUF_VARIANTS[variant])
     save_pretrained(model, tmp_path / "out", "gguf")
     for source in (tmp_path / "out", tmp_path / "out" / "model.gguf"):
         found, expected = load_pretrained(source), export_weights(model, "gguf")
