@@ -20,9 +20,7 @@ class Convert:
     """Where to write; must not exist, or be empty."""
     step: Step = "latest"
     """Which checkpoint of a run: the latest, the best (lowest validation loss), or the one of a step."""
-    architecture: Literal["auto", "gpt2", "gpt_bigcode", "starcoder2", "nanogpt", "llm.c", "gguf", "jaxgpt", "peft"] = (
-        "auto"
-    )
+    architecture: Format = "auto"
     """The format to export. auto: gpt_bigcode for multi-query, gpt2 for learned positions, starcoder2 for rotary.
     peft: the adapters of a run alone."""
     dtype: Literal["float32", "bfloat16", "float16", "f32", "fp32", "bf16", "f16", "fp16", "q8_0"] = "float32"

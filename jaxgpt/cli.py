@@ -30,20 +30,17 @@ COMMANDS = {
 """The subcommands; each is the module of that name in jaxgpt.commands, and its `main(arguments)`."""
 
 LESS = "use a smaller model, or a machine with more memory"
-OUT_OF_MEMORY = {
-    "train": "make --batch-size smaller, raise --microbatches, use --remat block, or share the model by --mesh.fsdp",
-    "finetune": "make --batch-size smaller, raise --microbatches, use --remat block, or share the model by --mesh.fsdp",
+TRAIN_LESS = "make --batch-size smaller, raise --microbatches, use --remat block, or share the model by --mesh.fsdp"
+OUT_OF_MEMORY = dict.fromkeys(COMMANDS, LESS) | {
+    "train": TRAIN_LESS,
+    "finetune": TRAIN_LESS,
     "generate": f"ask for fewer --num-samples or --max-new-tokens, or {LESS}",
     "serve": f"make --max-rows smaller, or {LESS}",
     "evaluate": f"make --batch-size smaller, or {LESS}",
     "compare": f"make --batch-size smaller, or {LESS}",
-    "runs": LESS,
     "lm_eval": f"make --batch_size smaller, or {LESS}",
-    "convert": LESS,
-    "completion": LESS,
     "plan": "plan for fewer --devices, or on a machine with more memory",
     "data": "use fewer --workers, or a machine with more memory",
-    "verify": LESS,
 }
 """What helps where a subcommand runs out of memory."""
 

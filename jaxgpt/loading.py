@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jax.sharding import Mesh
 
-from jaxgpt.config import Backend, GPTConfig
+from jaxgpt.config import GPTConfig
 from jaxgpt.data import CharTokenizer, GPT2Tokenizer, Tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model.gpt import GPT
@@ -149,11 +149,6 @@ def adapt_weights(model: GPT, config: GPTConfig) -> GPT:
 
     before, after = model.config.to_dict(), config.to_dict()
     return adapt_weights(model, **{name: value for name, value in after.items() if value != before[name]})
-
-
-def load_with_backend(source: str | Path, attention: Backend | None) -> GPT:
-    """The model of a source with the attention backend of that name, where there is one; else with its own."""
-    return load(source) if attention is None else load(source, attention=attention)
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:

@@ -61,7 +61,7 @@ def _main(flags: list[str]) -> int:
     asked = Arguments(TrainConfig(data=DataConfig(source=None)), source=tyro.MISSING)
     source = next((flag for flag in flags[:1] if not flag.startswith("-")), None)
     if source is not None:
-        train._join(flags)
+        train.join_processes(flags)
         asked = dataclasses.replace(asked, settings=_of_source(source))
     chosen = tyro.cli(Arguments, prog="jaxgpt finetune", args=flags, default=asked)
     if source is None:
@@ -73,7 +73,7 @@ def _main(flags: list[str]) -> int:
     if chosen.run is None and chosen.cluster.is_multiprocess:
         raise UserError("several processes need one name for the run's folder: --run FOLDER")
     asked_for = train.Arguments(_settings(chosen, flags), run=chosen.run, dry_run=chosen.dry_run)
-    return train._train(asked_for, None, "finetune", flags)
+    return train.run_training(asked_for, None, "finetune", flags)
 
 
 def _of_source(source: str) -> TrainConfig:

@@ -68,7 +68,7 @@ def _main(arguments: list[str]) -> int:
     preset = take_name(flags, known, PRESETS)
     if resume and (preset or file):
         raise UserError(f"--resume {resume} knows its settings; leave out {preset or f'--config {file}'}")
-    _join(flags)
+    join_processes(flags)
     name, settings = (None, _resumed(resume)) if resume else initial_config(preset, file, flags)
     chosen = tyro.cli(
         Arguments, prog="jaxgpt train [PRESET]", description=description(), args=flags, default=Arguments(settings)
@@ -80,10 +80,11 @@ def _main(arguments: list[str]) -> int:
         raise UserError(f"--resume {resume} already names the run folder; leave out --run {chosen.run}")
     if not resume and chosen.run is None and chosen.cluster.is_multiprocess:
         raise UserError("several processes need one name for the run's folder: --run FOLDER")
-    return _train(chosen, resume, name or "run", flags)
+    return run_training(chosen, resume, name or "run", flags)
 
 
-def _train(chosen: Arguments, resume: str | None, name: str, flags: list[str]) -> int:
+def run_training(chosen: Arguments, resume: str | None, name: str, flags: list[str]) -> int:
+    """Train with these settings, and print how to go on; returns the exit code. `name` is for a folder of no name."""
     from jaxgpt.launch import dry_run, train
     from jaxgpt.runtime.processes import is_main_process
     from jaxgpt.training.loop import TrainingStopped
@@ -120,7 +121,7 @@ def _next_commands(folder: Path) -> str:
     return "".join(f"go on with: jaxgpt {command} --step best\n" for command in commands)
 
 
-def _join(flags: list[str]) -> None:
+def join_processes(flags: list[str]) -> None:
     """Find the other processes, where the flags say that there are any."""
     known = [flag for flag in flags if flag not in ("-h", "--help")]
     cluster = tyro.cli(Cluster, args=known, return_unknown_args=True)[0]

@@ -14,7 +14,7 @@ run     --run FOLDER               the folder to make (runs/PRESET-DATE-TIME)
         --dry-run                  what a step and the run would cost
         --config FILE              settings in a file, as of --print-config
 text    --data.source TEXT         stdlib, shakespeare, a file, folder or shards
-        --data.tokenizer WHAT      gpt2, char, or a folder
+        --data.tokenizer WHAT      gpt2, char, bpe-2048, or a folder
 model   --init SOURCE              start from weights: GPT-2, a run, a file
         --model.num-layers N       also --model.num-heads N, --model.d-model N
         --model.position rotary    or --model.num-kv-heads N, --model.window N

@@ -12,10 +12,9 @@ from jaxgpt.config import Backend
 from jaxgpt.ops.attention.backends import MASKED, Keys, Queries, dot_product_attention
 from jaxgpt.ops.linear import pad_rows
 from jaxgpt.ops.platform import target_platform
-from jaxgpt.ops.row_product import TERMS
+from jaxgpt.ops.row_product import TERMS, barrier
 from jaxgpt.ops.softmax import softmax
 
-barrier = jax.lax.optimization_barrier
 LANES = 16
 """Numbers of a head that are added lane by lane before the lanes are."""
 
