@@ -1,7 +1,6 @@
 """`jaxgpt.train`: a whole training run by one call. The command `jaxgpt train` is a caller of it."""
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -281,6 +280,7 @@ def _run(
     from jaxgpt.training.header import print_header
     from jaxgpt.training.loop import run_to_end
     from jaxgpt.training.loss_curve import show_losses
+    from jaxgpt.training.metrics_file import read_metrics
     from jaxgpt.training.run import check_is_new, resume_command
     from jaxgpt.training.sample import write_sample
     from jaxgpt.training.start import start
@@ -316,7 +316,7 @@ def _run(
     if samples:
         shown, step = _best(trainer, model, int(state.step))
         write_sample(run, shown, console, "sample" if shown is model else f"sample of step {step}, the best", step)
-    return TrainResult(model, run, read_history(run.folder))
+    return TrainResult(model, run, read_metrics(run.folder))
 
 
 def _best(trainer: "Trainer", model: "GPT", step: int) -> "tuple[GPT, int]":
@@ -325,9 +325,3 @@ def _best(trainer: "Trainer", model: "GPT", step: int) -> "tuple[GPT, int]":
     if trainer.config.patience is None or best is None or best == step:
         return model, step
     return trainer.checkpoints.load_model(trainer.config, best, trainer.mesh), best
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; none where this process cannot see it."""
-    path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

@@ -5,8 +5,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.commands.runs import read_metrics
 from jaxgpt.errors import UserError
+from jaxgpt.training.metrics_file import read_metrics
 
 STYLE = """
 :root { color-scheme: light dark }

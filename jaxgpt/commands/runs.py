@@ -13,6 +13,7 @@ from rich.table import Table
 from jaxgpt.commands.output import print_table, say
 from jaxgpt.errors import UserError
 from jaxgpt.runtime.user_cache import runs_folder
+from jaxgpt.training.metrics_file import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,19 +97,6 @@ def summarize(folder: Path) -> Summary:
         changed=datetime.datetime.fromtimestamp(newest).strftime("%Y-%m-%d %H:%M"),
         bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
     )
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that are whole; the last one may be cut off by a kill."""
-    file, lines = folder / "metrics.jsonl", []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict) and isinstance(found.get("step"), int):
-            lines.append(found)
-    return lines
 
 
 def describe(config: Any) -> str:

@@ -1,9 +1,10 @@
 """Stopping where the validation loss no longer falls."""
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+from jaxgpt.training.metrics_file import read_metrics
 
 if TYPE_CHECKING:
     from jaxgpt.training.state import TrainState
@@ -24,8 +25,8 @@ class EarlyStop:
         del state  # callbacks are given it
         if "val_loss" not in metrics:
             return None
-        lines = (trainer.run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        losses = {line["step"]: line["val_loss"] for line in map(json.loads, lines) if line.get("val_loss") is not None}
+        lines = read_metrics(trainer.run.folder)
+        losses = {line["step"]: line["val_loss"] for line in lines if line.get("val_loss") is not None}
         best = min(losses, key=losses.__getitem__, default=step)  # none: the file cannot be written
         if sum(after > best for after in losses) < self._patience:
             return None

@@ -1,15 +1,15 @@
 """The losses of a run, as a line of the terminal and as loss.png."""
 
-import json
 import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 
 from jaxgpt.runtime.processes import is_main_process
+from jaxgpt.training.metrics_file import read_metrics
 
 Points = list[tuple[int, float]]
 """(step, nats per token)."""
@@ -31,7 +31,7 @@ def show_losses(folder: Path, console: Console) -> None:
     if not is_main_process():
         return
     try:
-        losses = read_losses(folder / "metrics.jsonl")
+        losses = read_losses(folder)
         if len(losses.train) > 1:
             line = sparkline([loss for _, loss in losses.train], characters(console.encoding))
             console.print(f"loss    {losses.train[0][1]:.3f} {line} {losses.train[-1][1]:.3f}", soft_wrap=True)
@@ -40,11 +40,9 @@ def show_losses(folder: Path, console: Console) -> None:
         console.print(f"the curve of the loss cannot be drawn ({error})", soft_wrap=True)
 
 
-def read_losses(path: Path) -> Losses:
-    """The losses of a metrics.jsonl; numbers that are not finite, which it has as null, are left out."""
-    lines: list[dict[str, Any]] = []
-    if path.exists():
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def read_losses(folder: Path) -> Losses:
+    """The losses of a run; numbers that are not finite, which its metrics.jsonl has as null, are left out."""
+    lines = read_metrics(folder)
     found = (
         [(line["step"], line[name]) for line in lines if line.get(name) is not None] for name in ("loss", "val_loss")
     )

@@ -3,9 +3,7 @@
 A writer that fails is reported once and never stops or blocks training.
 """
 
-import json
 import math
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,8 +11,8 @@ from types import TracebackType
 from typing import Protocol
 
 from jaxgpt.runtime.watchdog import say
-from jaxgpt.training.appended_file import AppendedFile
 from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.metrics_file import FILE, JsonLines, forget_after, last_seconds
 from jaxgpt.training.trackers import Csv, TensorBoard, WandB
 
 Line = dict[str, float]
@@ -35,9 +33,9 @@ class MetricsLog:
 
     def __init__(self, folder: Path, config: TrainConfig, start: int, tell: Callable[[str], None] = say) -> None:
         self._tell, self._told = tell, set[str]()
-        path = folder / "metrics.jsonl"
-        self._guarded("metrics.jsonl", lambda: forget_after(path, start))
-        self.seconds_before = _last_seconds(path)
+        path = folder / FILE
+        self._guarded(FILE, lambda: forget_after(path, start))
+        self.seconds_before = last_seconds(path)
         """What the last line left by an earlier process says."""
         trackers: dict[str, Callable[[], Place]] = {
             "tensorboard": lambda: TensorBoard(folder, start + 1),
@@ -73,45 +71,3 @@ class MetricsLog:
         if name not in self._told:
             self._told.add(name)
             self._tell(f"jaxgpt: {name} cannot be written ({error}); training goes on")
-
-
-class JsonLines:
-    """metrics.jsonl: an object for each line."""
-
-    name = "metrics.jsonl"
-
-    def __init__(self, path: Path) -> None:
-        self._file = AppendedFile(path)
-        self.close = self._file.close
-
-    def write(self, line: dict[str, float | None]) -> None:
-        self._file.append(json.dumps(line).encode() + b"\n")
-
-
-def forget_after(path: Path, step: int) -> None:
-    """Drop the lines of steps that the restored checkpoint has not seen, and a last line cut off by a kill."""
-    if not path.is_file():
-        return
-    content = path.read_bytes()
-    kept = b"".join(line + b"\n" for line in content.splitlines() if _step_of(line) <= step)
-    if content.startswith(kept):
-        if len(kept) < len(content):
-            os.truncate(path, len(kept))  # which a full disk allows too
-        return
-    draft = path.with_suffix(".part")
-    draft.write_bytes(kept)
-    draft.replace(path)
-
-
-def _step_of(line: bytes) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-def _last_seconds(path: Path) -> float:
-    try:
-        return float(json.loads(path.read_bytes().splitlines()[-1])["seconds"]) if path.is_file() else 0.0
-    except (OSError, IndexError, ValueError, KeyError, TypeError):
-        return 0.0

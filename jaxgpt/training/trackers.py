@@ -5,7 +5,6 @@ Each raises OSError where it cannot be written; `MetricsLog` then says so once, 
 
 import csv
 import io
-import json
 import os
 import queue
 import socket
@@ -20,6 +19,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.training import event_file
 from jaxgpt.training.appended_file import AppendedFile
 from jaxgpt.training.config import TrainConfig
+from jaxgpt.training.metrics_file import FILE, read_metrics
 
 FINISH_SECONDS = 30
 
@@ -53,7 +53,7 @@ class Csv:
     name = "metrics.csv"
 
     def __init__(self, folder: Path) -> None:
-        self._path, self._source = folder / "metrics.csv", folder / "metrics.jsonl"
+        self._path, self._folder = folder / "metrics.csv", folder
         self._columns: list[str] = []
 
     def write(self, line: dict[str, float | None]) -> None:
@@ -66,9 +66,9 @@ class Csv:
         self._columns = columns
 
     def _write_all(self) -> list[str]:
-        if not self._source.is_file():  # a pipe would be waited for
-            raise FileNotFoundError(f"{self._source} is no file")
-        lines = [json.loads(line) for line in self._source.read_text(encoding="utf-8").splitlines()]
+        if not (self._folder / FILE).is_file():
+            raise FileNotFoundError(f"{self._folder / FILE} is no file")
+        lines = read_metrics(self._folder)
         columns = list(dict.fromkeys(name for line in lines for name in line))
         draft = self._path.with_suffix(".csv.part")
         draft.write_text(",".join(columns) + "\n" + _rows(lines, columns), encoding="utf-8", newline="")

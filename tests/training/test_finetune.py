@@ -143,3 +143,8 @@ def test_a_resumed_run_counts_the_validations_before(tmp_path):
     answers = [EarlyStop(patience, Console(quiet=True))(8, {"val_loss": 1.2}, None, trainer) for patience in (2, 3)]
     assert answers == ["stop", None]
     assert EarlyStop(1, Console(quiet=True))(8, {}, None, trainer) is None
+
+
+def test_without_a_file_of_metrics_a_run_goes_on(tmp_path):
+    trainer = type("Trainer", (), {"run": type("Run", (), {"folder": tmp_path})})
+    assert EarlyStop(1, Console(quiet=True))(8, {"val_loss": 1.2}, None, trainer) is None

@@ -56,7 +56,7 @@ def test_the_picture_has_both_losses(run):
 
 
 def test_what_is_not_finite_is_left_out(run):
-    losses = read_losses(run / "metrics.jsonl")
+    losses = read_losses(run)
     assert 20 not in dict(losses.train)
     assert losses.validation == [(0, 6.1), (20, 4.0), (40, 2.1)]
 
@@ -72,3 +72,9 @@ def test_a_run_without_steps_has_no_curve(tmp_path):
     out = console("utf-8")
     show_losses(tmp_path, out)
     assert (printed(out), list(tmp_path.iterdir())) == ("", [])
+
+
+def test_a_damaged_line_costs_no_curve(run):
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b'\n\xff\xfe\n5\n{"step": 50, "lo')
+    assert read_losses(run).validation == [(0, 6.1), (20, 4.0), (40, 2.1)]

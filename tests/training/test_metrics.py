@@ -17,11 +17,11 @@ from tensorboardX.record_writer import masked_crc32c
 
 from jaxgpt.data import CharTokenizer
 from jaxgpt.errors import UserError
-from jaxgpt.launch import read_history
 from jaxgpt.training.appended_file import AppendedFile
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.display import Display, busy
 from jaxgpt.training.metrics import BadNumbers, Reporter, utilisation_per_token
+from jaxgpt.training.metrics_file import read_metrics
 from jaxgpt.training.metrics_log import MetricsLog
 from jaxgpt.training.run import Run
 from jaxgpt.training.step import Metrics
@@ -286,7 +286,7 @@ def test_a_pipe_in_place_of_the_metrics_is_told_and_not_waited_for(tmp_path):
     with MetricsLog(tmp_path, CONFIG, 0, told.append) as log:
         log.write({"step": 1, "loss": 1.0})
     assert [message.partition(" cannot be written")[0] for message in told] == ["jaxgpt: metrics.jsonl"]
-    assert read_history(tmp_path) == []
+    assert read_metrics(tmp_path) == []
 
 
 def test_no_part_of_a_record_is_left_on_a_full_disk(tmp_path, monkeypatch):
