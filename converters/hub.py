@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # type: ignore[attr-defined]
 from huggingface_hub.file_download import repo_folder_name
 
 from converters.companions import TOKENIZER_FILES
@@ -63,7 +63,7 @@ def push(folder: Path, name: str) -> str:
     try:
         address = api.create_repo(name, private=True, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload by jaxgpt")
-    except Exception as error:  # of any class: those of a network that fails are the HTTP client's own
+    except (HTTPError, HFValidationError, OSError) as error:  # the first: of the hub and of its HTTP client
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{folder} is written, and the hub did not take it as {name} ({reason}); "
