@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxgpt.ops.linear import transposed_copy
 from jaxgpt.ops.platform import target_platform
 
-CHUNK = 512
-"""Tokens whose logits exist at once on a CPU: at a vocabulary of 50304 they take 103 MB in float32, not gigabytes."""
+CHUNK = 1024
+"""Tokens whose logits exist at once on a CPU: at a vocabulary of 50304 they take 206 MB in float32, not gigabytes.
+Half as many take 1.06 times as long: each chunk adds to the whole gradient of the table."""
 
 GPU_CHUNK = 8192
 """The same elsewhere: 824 MB in bfloat16. Each chunk reads and writes the whole gradient of the table: few chunks."""
@@ -109,7 +111,8 @@ def chunk_loss_cpu(x: Array, targets: Array, table: Array, *, weight: float) -> 
     d_x = scale * jnp.einsum("mv,vd->md", exponents, table, preferred_element_type=jnp.float32)
     d_x = d_x - weights * target_rows
     scaled = (scale * x).astype(x.dtype)
-    d_table = jnp.einsum("mv,md->vd", exponents, scaled, preferred_element_type=jnp.float32)
+    by_token = transposed_copy(exponents) if x.dtype == jnp.bfloat16 else exponents.T
+    d_table = jnp.matmul(by_token, scaled, preferred_element_type=jnp.float32)
     return loss, d_x.astype(x.dtype), d_table.at[targets].add(-weights * x)
 
 

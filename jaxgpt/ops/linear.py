@@ -58,7 +58,7 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(saved: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    return _product(d_y, _transposed_copy(kernel)), _product(_transposed_copy(x), d_y)
+    return _product(d_y, transposed_copy(kernel)), _product(transposed_copy(x), d_y)
 
 
 product_on_cpu.defvjp(_forward, _backward)
@@ -68,7 +68,8 @@ def _product(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(a.dtype)
 
 
-def _transposed_copy(x: Array) -> Array:
+def transposed_copy(x: Shaped[Array, "M N"]) -> Shaped[Array, "N M"]:
+    """Returns xT as an array of its own, which a CPU's bfloat16 units read; a transposed view they do not."""
     return with_layout_constraint(x.T, Layout((0, 1)))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.inspect.hlo import computations
+from jaxgpt.ops.cross_entropy import cross_entropy
 from jaxgpt.ops.linear import linear
 from jaxgpt.ops.platform import compiling_for
 from jaxgpt.ops.row_product import row_product
@@ -33,11 +34,29 @@ def test_bfloat16_products_and_their_gradients_are_rounded_once():
 
 def test_on_a_cpu_no_operand_of_a_bfloat16_product_is_widened(optimised):
     x, kernel = operands()
-    program = jax.jit(lambda x, kernel: jax.vjp(linear, x, kernel)[1](linear(x, kernel))).lower(x, kernel).compile()
-    bodies, _ = computations(program.as_text())
-    products = [lines for lines in bodies.values() if any(" dot(" in line for line in lines)]
-    operands_of = [sorted(re.findall(r"= (\w+)\[[\d,]*\]\S* parameter", "\n".join(lines))) for lines in products]
-    assert operands_of == [["bf16", "bf16"]] * 3
+    assert products(lambda x, kernel: jax.vjp(linear, x, kernel)[1](linear(x, kernel)), x, kernel) == 3 * ["bf16 bf16"]
+
+
+def test_on_a_cpu_neither_is_one_of_the_loss(optimised):
+    x, table = operands(48, 64, 64)
+
+    def loss(x, table):
+        return cross_entropy(x, table, jnp.arange(48), 64)
+
+    found = products(jax.value_and_grad(loss, (0, 1)), x, table)
+    assert found == 3 * ["bf16 bf16"]
+
+
+def products(function, *arguments) -> list[str]:
+    """The types of the operands of each product of the compiled function."""
+    bodies, _ = computations(jax.jit(function).lower(*arguments).compile().as_text())
+    found = []
+    for lines in bodies.values():
+        types = dict(re.findall(r"%([\w.-]+) = (\w+)\[", "\n".join(lines)))
+        found += [
+            [types[name] for name in pair] for pair in re.findall(r" dot\(%([\w.-]+), %([\w.-]+)\)", "\n".join(lines))
+        ]
+    return [" ".join(pair) for pair in found]
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
