@@ -28,7 +28,6 @@ import tyro
 from experiments import evidence, speed_gpt2
 from experiments.interleaved import seconds, times_as_fast
 from jaxgpt.runtime.host_memory import keep_freed_memory
-from jaxgpt.runtime.xla_flags import avoid_wrong_sums
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch computes on the same GPU
 
@@ -71,7 +70,6 @@ class Arguments:
 def main(arguments: Arguments) -> dict[str, Any]:
     """Print and save the rows as they are known."""
     keep_freed_memory()
-    avoid_wrong_sums()
     import jax
 
     on_gpu = jax.default_backend() == "gpu"

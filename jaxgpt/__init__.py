@@ -89,11 +89,12 @@ __all__ = [
     "value_and_grad",
 ]
 
+avoid_wrong_sums()
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'jaxgpt' has no attribute {name!r}")
-    avoid_wrong_sums()
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

@@ -10,7 +10,6 @@ import sys
 from jaxgpt.errors import UserError
 from jaxgpt.runtime.out_of_memory import is_out_of_memory
 from jaxgpt.runtime.output import checked_output, open_closed_streams
-from jaxgpt.runtime.xla_flags import avoid_wrong_sums
 
 COMMANDS = {
     "train": "train a GPT, or go on with a run",
@@ -84,7 +83,6 @@ def _command(name: str, arguments: list[str]) -> int:
     if os.environ.get("NO_COLOR"):
         os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")  # tyro does not know NO_COLOR
     _keep_programs()
-    avoid_wrong_sums()
     gc.set_threshold(100_000, 20, 20)  # a start makes a million objects that stay: 0.4 of 5.2 s went into sorting them
     return importlib.import_module(f"jaxgpt.commands.{name}").main(arguments)
 

@@ -1,6 +1,7 @@
 """Every test runs on the CPU, off line, with shapes checked and silent broadcasting refused."""
 
 import gc
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,7 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-from jaxgpt.runtime.xla_flags import avoid_wrong_sums
-
-avoid_wrong_sums()
+importlib.import_module("jaxgpt")  # sets an XLA flag, which JAX reads when it starts
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 # Most of a test's time is compilation, and nothing runs long enough for optimised machine code to pay.

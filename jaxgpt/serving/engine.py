@@ -15,7 +15,7 @@ from jaxgpt.inference.sampling import Drawn
 from jaxgpt.inference.settings import Settings, kind_of, make_rules
 from jaxgpt.inference.weights import cast_once
 from jaxgpt.model.gpt import GPT
-from jaxgpt.serving.rows import Shapes, empty, put, shapes_of, take
+from jaxgpt.serving.rows import Shapes, put, shapes_of, take
 
 PIECE = 8
 """Tokens between two chances to join. Fewer: quicker to join, more time between programs."""
@@ -130,7 +130,7 @@ class Engine:
             return False
         if self.active:
             if buckets.rows(self.active) < len(self.rows):
-                self._arrange(None)
+                self._arrange()
             self._piece()
         return True
 
@@ -161,6 +161,7 @@ class Engine:
     def _read(self, group: Sequence[Request], size: int) -> None:
         """Read prompts of at most `size` tokens by one program."""
         count = buckets.rows(len(group))
+        capacity = buckets.capacity(self.model.config, size, max(request.length for request in group))
         tokens, lengths = np.zeros((count, size), np.int32), np.ones(count, np.int32)
         for row, request in enumerate(group):
             tokens[row, : len(request.tokens)], lengths[row] = request.tokens, len(request.tokens)
@@ -172,30 +173,38 @@ class Engine:
             np.zeros(count, np.int32),
             np.zeros(count, bool),
             self._rules([*group, *[None] * (count - len(group))]),
-            capacity=buckets.capacity(self.model.config, size, max(request.length for request in group)),
+            capacity=capacity,
             kind=kind_of([request.settings for request in group]),
             logprobs=any(request.logprobs for request in group),
         )
         drawn, state = jax.tree.map(np.asarray, drawn), state._replace(seen=None)
-        for row, request in enumerate(group):
-            if self._tell(request, jax.tree.map(lambda leaf, at=row: leaf[at, None], drawn)):
-                self._arrange(request)
-                assert self._state is not None
+        new = {
+            row: request
+            for row, request in enumerate(group)
+            if self._tell(request, jax.tree.map(lambda leaf, at=row: leaf[at, None], drawn))
+        }
+        if new and not self.active:
+            self._state, self._capacity, self.rows = state, capacity, [new.get(row) for row in range(count)]
+        elif new:
+            self._arrange(list(new.values()))
+            assert self._state is not None
+            for row, request in new.items():
                 self._state = put(self._state, np.int32(self.rows.index(request)), state, np.int32(row))
 
-    def _arrange(self, new: Request | None) -> None:
-        """As few rows and as short caches as all need, with a row for a new request if there is one."""
+    def _arrange(self, new: Sequence[Request] = ()) -> None:
+        """As few rows and as short caches as all need, with a row for each new request; one at least goes on."""
         kept = [(row, request) for row, request in enumerate(self.rows) if request is not None]
-        all_ = [request for _, request in kept] + ([] if new is None else [new])
+        all_ = [*(request for _, request in kept), *new]
         config, count = self.model.config, buckets.rows(len(all_))
         prompt = max(buckets.prompt_size(config, len(request.tokens)) for request in all_)
         capacity = buckets.capacity(config, prompt, max(request.length for request in all_))
-        if new is not None and None in self.rows and len(self.rows) == count and self._capacity == capacity:
-            self.rows[self.rows.index(None)] = new
+        if new and len(self.rows) == count and self._capacity == capacity:
+            waiting = iter(new)
+            self.rows = [next(waiting, None) if request is None else request for request in self.rows]
             return
-        template = shapes_of(self.model, count, capacity)
+        assert self._state is not None
         index = np.array([row for row, _ in kept] + [0] * (count - len(kept)), np.int32)
-        self._state = take(self._state, index, Shapes(template)) if kept else empty(template)
+        self._state = take(self._state, index, Shapes(shapes_of(self.model, count, capacity)))
         self._capacity, self.rows = capacity, [*all_, *[None] * (count - len(all_))]
 
     def _piece(self) -> None:

@@ -38,10 +38,6 @@ def shapes_of(model: GPT, rows: int, capacity: int) -> State:
     return jax.eval_shape(make, model)
 
 
-def empty(shapes: State) -> State:
-    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-
-
 @partial(jax.jit, static_argnames="target")
 def take(state: State, index: Int[Array | np.ndarray, " R"], target: Shapes) -> State:
     """Some rows of a state, their caches as long as the target's. A longer cache only has more empty slots."""

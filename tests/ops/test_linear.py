@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -89,3 +92,19 @@ def test_a_loop_over_tokens_reads_its_weights_as_they_are(optimised):
     loop = next(line for line in program.splitlines() if " while(" in line)
     assert "s8[64,64]" in loop
     assert "f32[64,64]" not in program.split("ENTRY")[1]
+
+
+SUMS = """
+import jax, jax.numpy as jnp
+from jaxgpt.ops.platform import platform_jit
+from jaxgpt.ops.row_product import row_product
+for jit in (jax.jit, platform_jit):
+    print(jit(row_product).lower(jnp.ones((1, 64)), jnp.ones((64, 64))).compile().as_text().count("__ynn_fusion"))
+"""
+
+
+def test_programs_of_inference_keep_sums_from_the_library_of_products():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=reduce"}
+    done = subprocess.run([sys.executable, "-c", SUMS], env=environment, capture_output=True, text=True, check=True)
+    usual, ours = map(int, done.stdout.split())
+    assert usual > ours == 0

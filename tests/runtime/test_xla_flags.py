@@ -25,7 +25,7 @@ def largest_error(first: str, use: str, **environment: str) -> float:
     return float(done.stdout)
 
 
-@pytest.mark.parametrize("use", ["jaxgpt.GPT", "import converters; converters.load_pretrained"])
+@pytest.mark.parametrize("use", ["pass", "jaxgpt.GPT", "import converters; converters.load_pretrained"])
 def test_with_the_package_sums_are_right(use):
     assert largest_error("jax, jaxgpt", use) < 1e-4
 

@@ -12,19 +12,21 @@ from jaxgpt.config import Backend
 from jaxgpt.ops.attention.backends import MASKED, Keys, Queries, dot_product_attention
 from jaxgpt.ops.linear import pad_rows
 from jaxgpt.ops.platform import target_platform
-from jaxgpt.ops.row_product import TERMS, barrier
+from jaxgpt.ops.row_product import barrier
 from jaxgpt.ops.softmax import softmax
 
 LANES = 16
 """Numbers of a head that are added lane by lane before the lanes are."""
+SLOTS = 4
+"""Values that one loop adds. All attention of 12 layers to 256 slots: 0.4 of the time of 16, for one text as for 8 (jax
+0.10.2; 1.1 of it with 0.12)."""
 
 
 def decode_attention(
     q: Float[Array, "R 1 N H"], k: Keys, v: Keys, lengths: Int[Array, " B"], *, scale: float, backend: Backend = "auto"
 ) -> Float[Array, "R 1 N H"]:
     """One query a row against the first `lengths` keys of its row. Rows of q past those of k give zeros."""
-    by_loops = target_platform() == "cpu" and k.dtype == jnp.float32
-    decoder = "cudnn" if backend == "cudnn" else "cpu" if by_loops else "xla"
+    decoder = "cudnn" if backend == "cudnn" else "cpu" if target_platform() == "cpu" else "xla"
     y = DECODERS[decoder](q[: k.shape[0]], k, v, lengths, scale=scale)
     return pad_rows(y, q.shape[0])
 
@@ -38,12 +40,12 @@ def xla(q: Queries, k: Keys, v: Keys, lengths: Int[Array, " B"], *, scale: float
 def cpu(q: Queries, k: Keys, v: Keys, lengths: Int[Array, " B"], *, scale: float) -> Queries:
     """By loops over the cache as it lies: for a matrix product XLA copies all of it, with the heads first.
 
-    Each loop adds a few terms of many sums, which become vectors (ops/row_product.py); a second one adds the rest. 0.7
-    to 1.0 of the time for 64 texts to one, in float32; in bfloat16 one text takes 1.5 times as long as by products.
+    Each loop adds a few terms of many sums, which become vectors (ops/row_product.py); a second one adds the rest. For
+    64 texts of 256 slots 0.16 of the time of products, for one text 0.4 to 0.7, in bfloat16 as in float32.
     """
     batch, slots, kv_heads, size = k.shape
     grouped = q.reshape(batch, 1, kv_heads, -1, size)
-    lanes, terms = math.gcd(size, LANES), math.gcd(slots, TERMS)
+    lanes, terms = math.gcd(size, LANES), math.gcd(slots, SLOTS)
     products = k[:, :, :, None].astype(jnp.float32) * grouped.astype(jnp.float32)
     products = products.reshape(batch, slots, *grouped.shape[2:4], -1, lanes)
     scores = scale * barrier(products.sum(axis=4)).sum(axis=4)
