@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,32 +127,22 @@ def greedy(model: GPT, prompt: Int[np.ndarray, "B T"], dtype: str) -> Callable[[
     return run
 
 
-@contextlib.contextmanager
-def llamacpp(model: GPT, rows: int) -> Iterator[str]:
-    """The address of llama.cpp's server with the same weights in float32, which decodes so many texts at once."""
-    import xllamacpp
-
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, Path(folder) / "model", "gguf", "float32")
-        params = xllamacpp.CommonParams()
-        params.model.path = str(Path(folder) / "model" / "model.gguf")
-        params.n_ctx, params.n_parallel, params.port = rows * model.config.context_length // 2, rows, 0
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count()
-        server = xllamacpp.Server(params)
-        yield server.listening_address
-        del server
-
-
-def llama_cpp(model: GPT, prompt: Int[np.ndarray, " T"], stored: str) -> Callable[[int], object]:
-    """llama.cpp with its weights in float32, float16 or q8_0: continues greedily by a count of tokens."""
+def llamacpp_server(model: GPT, stored: str, rows: int = 1) -> Any:
+    """llama.cpp's server with the same weights, kept in float32, float16 or q8_0; it decodes so many texts at once."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
+    params.n_ctx, params.n_parallel, params.port = rows * model.config.context_length // 2, rows, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, Path(folder) / "model", "gguf", dtype=stored)
         params.model.path = str(Path(folder) / "model" / "model.gguf")
-        params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 256, 1, os.cpu_count() or 1
-        server = xllamacpp.Server(params)
+        return xllamacpp.Server(params)  # which keeps the file open
+
+
+def llamacpp_greedy(model: GPT, prompt: Int[np.ndarray, " T"], stored: str) -> Callable[[int], object]:
+    """llama.cpp, which continues greedily by a count of tokens."""
+    server = llamacpp_server(model, stored)
 
     def run(count: int) -> object:
         request = {"prompt": prompt.tolist(), "max_tokens": count, "temperature": 0, "ignore_eos": True}

@@ -56,7 +56,7 @@ def main(
     from jaxgpt.model.gpt import GPT
 
     environment = evidence.environment("python -m experiments.serve", *PACKAGES)
-    model = GPT(GPTConfig.preset(preset, position="learned"), rngs=nnx.Rngs(0))
+    model = GPT(GPTConfig.preset(preset, position="learned", dtype="float32"), rngs=nnx.Rngs(0))
     theirs = peers.transformers_model(model)
     usual = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)  # the first pass compiles all that it needs
@@ -64,11 +64,11 @@ def main(
     if (results / "serve.json").exists() and result.items() <= (kept := evidence.read("serve", results)).items():
         result = kept
     try:
-        with peers.llamacpp(model, CLIENTS) as llamacpp:
-            if "prompts" in parts:
-                result["prompts"] = ten_prompts(model, theirs, llamacpp, prompts, new_tokens)
-            if "server" in parts:
-                result["server"] = server(model, theirs, llamacpp, client_tokens)
+        llamacpp = peers.llamacpp_server(model, "float32", CLIENTS)
+        if "prompts" in parts:
+            result["prompts"] = ten_prompts(model, theirs, llamacpp.listening_address, prompts, new_tokens)
+        if "server" in parts:
+            result["server"] = server(model, theirs, llamacpp.listening_address, client_tokens)
     finally:
         jax.config.update("jax_enable_compilation_cache", usual)
     result |= {"environment": environment}

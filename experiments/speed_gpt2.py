@@ -127,7 +127,7 @@ def decode(row: Row, rounds: int) -> dict[str, Any]:
         "jaxgpt": lambda count: generate(narrow, prompt, count, temperature=0)
     }
     if "llama.cpp" in row.goals:
-        programs["llama.cpp"] = peers.llama_cpp(model, prompt[0], row.stored)
+        programs["llama.cpp"] = peers.llamacpp_greedy(model, prompt[0], row.stored)
     if "transformers" in row.goals:
         programs["transformers"] = peers.greedy(model, prompt, "bfloat16" if row.weights else "float32")
 

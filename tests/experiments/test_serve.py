@@ -12,7 +12,7 @@ def test_prompts_of_new_lengths_compile_nothing_and_the_server_answers(tmp_path,
     from jaxgpt.config import GPTConfig
 
     small = GPTConfig(context_length=128, num_layers=2, num_heads=4, d_model=32)  # llama.cpp wants GPT-2's vocabulary
-    monkeypatch.setattr(GPTConfig, "preset", lambda name: small)
+    monkeypatch.setattr(GPTConfig, "preset", lambda name, **_: small)
     found = serve.main("tiny", prompts=3, new_tokens=8, client_tokens=8, results=tmp_path)
     assert found["prompts"]["first_pass"]["programs"] == 2
     assert found["prompts"]["second_pass"]["programs"] == 0
