@@ -1,19 +1,12 @@
 """What a stranger does tonight: the wheel alone, in an empty environment and folder."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.documents import ROOT
-
-
-def environment(folder: Path, **more: object) -> dict[str, str]:
-    """That of a machine on which nothing was done yet."""
-    kept = {name: os.environ[name] for name in ("PATH", "PYENV_ROOT") if name in os.environ}
-    return {**kept, "HOME": str(folder), "LANG": "C.UTF-8", **{name: str(value) for name, value in more.items()}}
+from tests.newcomer import environment
 
 
 def run(*command: object, **where: object) -> str:

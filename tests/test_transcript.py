@@ -1,0 +1,32 @@
+"""README and tutorial, followed to the letter in a terminal of 80x24, show what the committed transcript says."""
+
+import pytest
+
+pytest.importorskip("pexpect")
+from tests import newcomer
+from tests.terminal import as_shown, same_everywhere
+
+
+def test_the_transcript_has_every_command_of_readme_and_tutorial_in_their_order():
+    assert [command.line for command in newcomer.transcript()] == newcomer.lines()
+
+
+@pytest.mark.slow
+def test_a_fresh_machine_shows_what_the_transcript_says(tmp_path, shakespeare):
+    with newcomer.fresh_machine(tmp_path) as terminal:
+        for wanted in newcomer.transcript():
+            shown = newcomer.type_line(terminal, wanted.line).shown
+            if wanted.line.startswith("jaxgpt generate"):  # the model's own words, after the prompt
+                assert shown[:4] == wanted.shown[:4], wanted.line
+                continue
+            assert same_everywhere(shown) == same_everywhere(wanted.shown), wanted.line
+
+
+def test_a_bar_that_is_drawn_again_is_shown_as_it_was_last():
+    assert as_shown("step 1\r\x1b[2Kstep 2\r\x1b[2Kdone\r\n") == "done"
+
+
+def test_screens_are_alike_but_for_numbers_samples_and_breaks():
+    wanted = "done in 1 min 3 s\n── sample ──\nOne.\n──────\nwritten: a, 3.0 MB"
+    assert same_everywhere(wanted) == same_everywhere("done in 40 s\n── sample ──\nTwo.\n──────\nwritten: a,\n21 kB")
+    assert same_everywhere(wanted) != same_everywhere(wanted.replace("done", "stopped"))
