@@ -35,7 +35,7 @@ class Linear(nnx.Module):
         rows, columns = math.prod(batch), math.prod(outputs)  # as matrices: XLA fuses a bias of rank 1 into the product
         kernel = self.kernel[...]
         kernel = (kernel.astype(x.dtype) if kernel.dtype == jnp.float32 else kernel).reshape(-1, columns)
-        bias = None if self.bias is None else self.bias[...].astype(x.dtype).reshape(1, columns)
+        bias = None if self.bias is None else self.bias[...].reshape(1, columns)
         scale = None if self.scale is None else self.scale[...].reshape(1, columns)
         x = x.reshape(rows, -1)
         y = linear(x, kernel, bias, scale)

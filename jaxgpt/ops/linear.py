@@ -16,10 +16,14 @@ def linear(
     bias: Float[Array, "1 O"] | None = None,
     scale: Float[Array, "1 O"] | None = None,
 ) -> Float[Array, "M O"]:
-    """Returns x W + b, or (x W) scale + b."""
+    """Returns x W + b, or (x W) scale + b, in the dtype of x.
+
+    A float32 bias is added in float32, and so is its gradient: a sum of bfloat16 rows is rounded at every addition, and
+    takes a CPU 13 times as long (1024 x 3072).
+    """
     y = _any_product(x, kernel)
     y = y if scale is None else (y * scale).astype(x.dtype)
-    return y if bias is None else y + bias
+    return y if bias is None else (y + bias).astype(x.dtype)
 
 
 def _any_product(x: Float[Array, "M I"], kernel: Shaped[Array, "I O"]) -> Float[Array, "M O"]:

@@ -32,9 +32,48 @@ def speed(preset: str) -> list[tuple[str, list[float]]]:
     ]
 
 
+ROWS = {
+    "train-float32-4x256": "a step of 4 x 256, float32",
+    "train-float32-2x1024": "a step of 2 x 1024, float32",
+    "train-bfloat16-4x256": "a step of 4 x 256, bfloat16",
+    "decode-float32": "one text, float32",
+    "decode-16-bits": 'one text, `weights="bf16"`',
+    "decode-8-bits": 'one text, `weights="int8"`',
+    "decode-batch-8-float32": "8 texts, float32",
+    "decode-batch-8-bfloat16": '8 texts, `weights="bf16"`',
+}
+RIVALS = {
+    "torch eager": "transformers, eager",
+    "torch compiled": "transformers, compiled",
+    "llama.cpp": "llama.cpp",
+    "transformers": "transformers",
+}
+
+
+GPT2 = evidence.read("speed-gpt2-cpu")["rows"]
+
+
+def gpt2_speed() -> list[tuple[str, list[float]]]:
+    """Tokens a second at 124M, ours and theirs, the ratio and its range over the rounds."""
+    return [
+        (
+            f"| {ROWS[name]} | # | {RIVALS[rival]} | # | # | # to # |",
+            [
+                row["tokens_per_second"]["jaxgpt"],
+                row["tokens_per_second"][rival],
+                times_as_fast,
+                *row["spread"][rival],
+            ],
+        )
+        for name, row in GPT2.items()
+        for rival, times_as_fast in row["times_as_fast"].items()
+    ]
+
+
 START = evidence.read("start")
 STEP, TOKEN = ("kernels", "gigabytes", "temporary_gigabytes"), ("kernels", "megabytes", "least_megabytes")
-SPEED = [*speed("quickstart"), *speed("shakespeare-char-cpu")]
+SPEED = [*speed("quickstart"), *speed("shakespeare-char-cpu"), *gpt2_speed()]
+SERVE = evidence.read("serve")["server"]
 CONVERTED = [
     ("(# → # parameters", [SIZES[name]["parameters"] for name in ("baseline", "all")]),
     ("KV cache # → # bytes per token", [SIZES[name]["cache_bytes_per_token"] for name in ("baseline", "all")]),
@@ -42,6 +81,18 @@ CONVERTED = [
 README = [
     *CONVERTED,
     *((says.removesuffix(" # to # |"), numbers[:1]) for says, numbers in SPEED),
+    (
+        "| GPT-2 124M: training step | transformers, compiled | # |",
+        [GPT2["train-float32-4x256"]["times_as_fast"]["torch compiled"]],
+    ),
+    (
+        "| GPT-2 124M: greedy tokens, one text | llama.cpp, f32 | # |",
+        [GPT2["decode-float32"]["times_as_fast"]["llama.cpp"]],
+    ),
+    (
+        "| GPT-2 124M: greedy tokens, 8 texts | transformers | # |",
+        [GPT2["decode-batch-8-float32"]["times_as_fast"]["transformers"]],
+    ),
 ]
 """Of these the README shows at least one; what it shows is right."""
 MODEL = [
@@ -84,6 +135,12 @@ SAYS = [
     *(("docs/weights.md", *row) for row in CONVERTED),
     *(("docs/model.md", *row) for row in MODEL),
     *(("docs/speed.md", *row) for row in [*SPEED, *COMPILED_SPEED]),
+    ("docs/serving.md", "| `jaxgpt serve` | # | # |", [SERVE["one_after_another"], SERVE["at_once"]]),
+    (
+        "docs/serving.md",
+        "| llama.cpp's server | # | # |",
+        [SERVE["llama.cpp_one_after_another"], SERVE["llama.cpp_at_once"]],
+    ),
 ]
 """Where it is said, what is said with # for a number, and the numbers."""
 

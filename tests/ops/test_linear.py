@@ -35,6 +35,13 @@ def test_bfloat16_products_and_their_gradients_are_rounded_once():
         )
 
 
+def test_the_gradient_of_a_float32_bias_is_summed_in_float32():
+    x, kernel = operands(rows=1024)
+    d_y = jnp.asarray(np.random.default_rng(1).normal(size=(1024, 64)), jnp.bfloat16)
+    (found,) = jax.vjp(lambda bias: linear(x, kernel, bias), jnp.ones((1, 64)))[1](d_y)
+    np.testing.assert_allclose(found[0], np.asarray(d_y, np.float64).sum(axis=0), atol=1e-4)
+
+
 def test_on_a_cpu_no_operand_of_a_bfloat16_product_is_widened(optimised):
     x, kernel = operands()
     assert products(lambda x, kernel: jax.vjp(linear, x, kernel)[1](linear(x, kernel)), x, kernel) == 3 * ["bf16 bf16"]
