@@ -2,7 +2,6 @@
 
 import pytest
 
-pytest.importorskip("pexpect")
 from tests import newcomer
 from tests.terminal import as_shown, same_everywhere
 
@@ -12,6 +11,7 @@ def test_the_transcript_has_every_command_of_readme_and_tutorial_in_their_order(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:os.fork")  # the shell takes the new process's place at once
 def test_a_fresh_machine_shows_what_the_transcript_says(tmp_path, shakespeare):
     with newcomer.fresh_machine(tmp_path) as terminal:
         for wanted in newcomer.transcript():
