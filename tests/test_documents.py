@@ -40,6 +40,7 @@ def stand_ins(tmp_path_factory) -> Path:
     (folder / "my.txt").write_text(text[:6000])
     (folder / "my-texts").mkdir()
     (folder / "my-texts" / "one.txt").write_text(text)
+    (folder / "my-texts" / "two.md").write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
     return folder
 
 
@@ -131,14 +132,12 @@ SMALLER = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/tutorial.md", ROOT / "docs/data.md"], ids=name)
-def test_the_commands_of_a_page_run_one_after_the_other(page, with_texts, shakespeare, monkeypatch):
-    monkeypatch.setenv("JAXGPT_SHAKESPEARE", str(shakespeare))
+def test_the_commands_about_data_run_one_after_the_other(with_texts):
+    """Those of README and tutorial do in test_transcript.py."""
+    page = ROOT / "docs/data.md"
     for line, text in command_lines(page):
         program, *arguments = shlex.split(text)
-        if program != "jaxgpt" or arguments[0] == "serve":  # which would serve for ever
-            continue
-        if arguments[0] == "verify" and not importlib.util.find_spec("torch"):
+        if program != "jaxgpt":
             continue
         smaller = "--steps 3" if "--resume" in arguments else SMALLER.get(arguments[0], "")
         outcome = run(*arguments, *smaller.split())

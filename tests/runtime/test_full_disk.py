@@ -17,7 +17,12 @@ class Printed:
 
     def __init__(self, stream) -> None:
         self.lines: list[str] = []
-        threading.Thread(target=lambda: self.lines.extend(iter(stream.readline, "")), daemon=True).start()
+        self._stream = stream
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        with self._stream:
+            self.lines.extend(iter(self._stream.readline, ""))
 
     def step(self) -> int:
         return next((int(m[1]) for line in reversed(self.lines) if (m := re.match(r"step +([\d,]+)", line))), 0)

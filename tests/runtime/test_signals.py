@@ -61,7 +61,8 @@ def test_a_run_told_to_stop_before_its_first_step_ends_soon_and_starts_again(tra
         assert jaxgpt("train", "--resume", folder).code == 0
     else:
         process = launch(trained, folder)
-        assert process.wait(timeout=120) == 0, process.communicate()
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
 
 
 def test_a_run_whose_output_nobody_reads_on_comes_to_its_end(trained, tmp_path):
