@@ -242,6 +242,8 @@ def _train(chosen: TrainTokenizer) -> int:
     if len(chosen.paths) < 2:
         raise UserError("name what to read and then the folder to write: jaxgpt data tokenizer INPUT... FOLDER")
     folder = Path(chosen.paths[-1]).expanduser()
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(f"{folder} is a link to nothing, and the last argument is the folder to write: name another")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty, and the last argument is the folder to write: name another")
     found = find(list(chosen.paths[:-1]), chosen.suffix, exclude=folder)

@@ -24,10 +24,13 @@ def test_a_tokenizer_is_trained_used_and_exported(tmp_path):
 
 def test_what_cannot_be_trained_is_refused(tmp_path):
     text = write_text(tmp_path / "text.txt")
+    (tmp_path / "link").symlink_to("nowhere")
     for flags, message in (
         ((text,), "name what to read and then the folder to write"),
         ((text, tmp_path), "is not empty"),
         ((text, tmp_path / "own", "--vocab-size", 5), "vocab_size=5 is below 257"),
+        ((text, tmp_path / "link", "--vocab-size", 300), "link is a link to nothing"),
+        ((text, tmp_path / "own", "--vocab-size", 10**11), "vocab_size=100000000000 is above 1,000,000"),
     ):
         outcome = jaxgpt("data", "tokenizer", *flags)
         assert outcome.code == 2
