@@ -246,6 +246,16 @@ def test_an_argument_that_is_not_text_is_refused_before_anything_is_done(command
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("microbatches", [1, 10**9])
+def test_a_batch_that_no_machine_holds_is_refused_within_seconds(text, tmp_path, microbatches):
+    sizes, began = ("--batch-size", 10**9, "--microbatches", microbatches), time.monotonic()
+    message = one_line("train", "tiny", *sizes, "--data.source", text, "--run", tmp_path / "run")
+    assert "batch_size=1000000000 needs" in message
+    assert "make --batch-size smaller" in message
+    assert time.monotonic() - began < 20
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("room", ["data", "training", "commands"])
 @pytest.mark.parametrize(
     ("defect", "error", "message"),
