@@ -242,8 +242,6 @@ def _train(chosen: TrainTokenizer) -> int:
     if len(chosen.paths) < 2:
         raise UserError("name what to read and then the folder to write: jaxgpt data tokenizer INPUT... FOLDER")
     folder = Path(chosen.paths[-1]).expanduser()
-    if folder.is_symlink() and not folder.exists():
-        raise UserError(f"{folder} is a link to nothing, and the last argument is the folder to write: name another")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty, and the last argument is the folder to write: name another")
     found = find(list(chosen.paths[:-1]), chosen.suffix, exclude=folder)
@@ -251,7 +249,13 @@ def _train(chosen: TrainTokenizer) -> int:
         print(line, file=sys.stderr)  # noqa: T201
     texts = read_texts(found.inputs, Settings(chosen.text_field, "strict", 0.0))
     tokenizer = train_bpe(texts, chosen.vocab_size)
-    write_tokenizer(tokenizer, folder)
+    try:
+        write_tokenizer(tokenizer, folder)
+    except OSError as error:
+        for half in folder.glob("*"):  # it was empty
+            half.unlink()
+        reason = error.strerror or error
+        raise UserError(f"{folder} cannot be written ({reason}): make room, or name another folder") from None
     print(f"{folder} holds a tokenizer of {tokenizer.vocab_size:,} tokens")  # noqa: T201
     size = f"--data.tokenizer {folder} --model.vocab-size {tokenizer.vocab_size}"
     print(f"train with it by: jaxgpt train PRESET {size}")  # noqa: T201
