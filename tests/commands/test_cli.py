@@ -200,15 +200,15 @@ def test_a_device_that_is_not_here_is_one_line(monkeypatch):
     assert one_line("generate").startswith("jaxgpt: JAX_PLATFORMS=cuda: Unable to initialize backend 'cuda': no GPU;")
 
 
-def test_a_platform_that_jax_has_no_plugin_for_is_one_line(monkeypatch):
+def test_a_gpu_that_jax_was_told_to_use_and_is_not_here_is_one_line(monkeypatch, request):
+    request.addfinalizer(lambda usual=jax.config.jax_platforms: jax.config.update("jax_platforms", usual))
+    jax.config.update("jax_platforms", "cuda")
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     monkeypatch.setattr(xla_bridge, "_backends", {})
     monkeypatch.setattr(xla_bridge, "_default_backend", None)
-    monkeypatch.setattr(xla_bridge, "_discover_and_register_pjrt_plugins", lambda: None)
-    monkeypatch.setattr(xla_bridge, "_backend_factories", {})
-    monkeypatch.setattr(xla_bridge, "_get_backend_uncached", lambda _=None: xla_bridge.backends())
+    monkeypatch.setattr(xla_bridge.hardware_utils, "has_visible_nvidia_gpu", lambda: False)
     monkeypatch.setattr("jaxgpt.commands.generate.main", lambda _: xla_bridge.backends())
-    assert one_line("generate").startswith("jaxgpt: JAX_PLATFORMS=cuda: ")
+    assert one_line("generate") == "jaxgpt: JAX_PLATFORMS=cuda: no such device; unset it, or name what is here\n"
 
 
 @pytest.mark.parametrize("command", [("train", "tiny", "--data.source"), ("generate", "~no-user-has-this-name/run")])
