@@ -5,7 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from jaxgpt.errors import UserError
@@ -18,13 +18,15 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
     Drafts of the same folder that killed processes left behind are removed. Raises UserError where `folder` exists
     and is not empty, or cannot be made.
     """
-    if os.path.exists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder; choose another, or remove it")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}); name another folder") from None
-    with locked_dir(folder.parent, f".{folder.name}.", ".partial") as draft:
+    folder = Path(os.path.realpath(folder))  # a link stays one: the folder that it names is written
+    with ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            draft = stack.enter_context(locked_dir(folder.parent, f".{folder.name}.", ".partial"))
+        except OSError as error:
+            raise UserError(f"{folder} cannot be made ({error.strerror}); name another folder") from None
         yield draft
         draft.replace(folder)
 

@@ -1,5 +1,6 @@
 """What belongs to a model besides its weights: tokenizer files, special token ids, generation settings."""
 
+import os
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -121,7 +122,7 @@ def _json(path: Path) -> Fields:
 
 def _contained(path: Path) -> Path:
     """The path. Raises UserError where it is a link out of its folder; the hub's cache links to its blobs."""
-    folder, target = path.parent.resolve(), path.resolve()
+    folder, target = (Path(os.path.realpath(each)) for each in (path.parent, path))  # resolve() raises in a loop
     allowed = [folder, folder.parent.parent / "blobs"] if folder.parent.name == "snapshots" else [folder]
     if target.parent not in allowed:
         raise UserError(f"{path} is a link to {target}, outside its folder: refused; put a copy of the file there")

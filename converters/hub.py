@@ -73,9 +73,9 @@ def push(folder: Path, name: str) -> str:
 
 
 def _snapshot(model: str, patterns: tuple[str, ...]) -> Path:
-    cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model")
     fetch = partial(snapshot_download, model, allow_patterns=list(patterns))
     try:
+        cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model")
         return Path(download(model, fetch, (cache, Path(constants.HF_HOME) / "xet")))
     except (HfHubHTTPError, HFValidationError, OSError) as error:  # not found, no network, off line
         reason = str(error).strip().splitlines()[0]

@@ -1,11 +1,13 @@
 """The command `jaxgpt`: finds the subcommand, imports it, and turns errors into one message."""
 
 import difflib
+import errno
 import gc
 import importlib
 import io
 import os
 import sys
+import traceback
 
 from jaxgpt.errors import UserError
 from jaxgpt.runtime.out_of_memory import is_out_of_memory
@@ -43,6 +45,19 @@ OUT_OF_MEMORY = dict.fromkeys(COMMANDS, LESS) | {
 }
 """What helps where a subcommand runs out of memory."""
 
+CURES = {
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EACCES: "name a place that you may use",
+    errno.EPERM: "name a place that you may use",
+    errno.EROFS: "name a place that can be written",
+    errno.ENOSPC: "make room, or name another disk",
+    errno.EDQUOT: "make room, or name another disk",
+    errno.ELOOP: "it is a link to itself: name what it should be",
+    errno.EMFILE: "let this process open more files, by ulimit -n",
+    errno.EIO: "see whether the disk is well",
+}
+"""What helps where the system refuses a file. A file that is missing is not here: that is checked where it is named."""
+
 USAGE = """usage: jaxgpt COMMAND [...]
 
 GPT-2 in JAX.
@@ -59,6 +74,7 @@ def main() -> int:
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     try:
         with checked_output():
+            _check_arguments(arguments)
             return _command(name, arguments) if name in COMMANDS else _about(name)
     except KeyboardInterrupt as stop:
         from jaxgpt.runtime.signals import tell
@@ -68,7 +84,7 @@ def main() -> int:
         if wrong_flags.code:
             _end_all(2, UserError("its flags cannot be read"))
         raise
-    except (UserError, MemoryError, RuntimeError, OSError) as error:
+    except (UserError, MemoryError, RuntimeError, OSError, AssertionError) as error:
         told = error if isinstance(error, UserError) else _of_the_machine(name, error)
         if told is None or "JAXGPT_TRACEBACK" in os.environ:
             raise  # a defect keeps its traceback
@@ -101,14 +117,49 @@ def _about(name: str) -> int:
     return _refuse(f"there is no command {name!r}; " + (f"did you mean {close[0]!r}?" if close else "see --help"))
 
 
+def _check_arguments(arguments: list[str]) -> None:
+    """Raise UserError where an argument is not text: JSON, orbax and the tokenizers could not write or open it."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{os.fsencode(argument)!r} is not text in {sys.getfilesystemencoding()}: rename what it names, "
+                "convert it, or set PYTHONUTF8=1 where it is UTF-8"
+            ) from None
+
+
 def _of_the_machine(command: str, error: BaseException) -> UserError | None:
-    """A message where an error is no defect but the machine's: no memory, no such device. None: it is a defect."""
+    """A message where an error is no defect but the machine's: no memory, no such device or folder. None: a defect."""
     if is_out_of_memory(error):
         return UserError(f"out of memory: {OUT_OF_MEMORY[command]}")
-    if "Unable to initialize backend" in str(error):
-        named = os.environ.get("JAX_PLATFORMS", "")
-        return UserError(f"JAX_PLATFORMS={named}: {str(error).splitlines()[0][:200]}; unset it, or name what is here")
+    if "Unable to initialize backend" in str(error) or _found_no_backend(error):
+        named, reason = os.environ.get("JAX_PLATFORMS", ""), (str(error).splitlines() or ["no such device"])[0]
+        return UserError(f"JAX_PLATFORMS={named}: {reason[:200]}; unset it, or name what is here")
+    if "Could not determine home directory" in str(error):  # pathlib's
+        return UserError("a path begins with ~, and there is no such user, or HOME is not set: write the path in full")
+    if isinstance(error, OSError) and error.errno in CURES:
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return UserError(f"{where}{error.strerror}; {CURES[error.errno]}")
+    if isinstance(error, FileNotFoundError) and not _is_somewhere():
+        return UserError("the current folder has been deleted: go to another by cd")
     return None
+
+
+def _found_no_backend(error: BaseException) -> bool:
+    """Whether it is JAX's assertion that one of JAX_PLATFORMS was found, which has no words."""
+    if not isinstance(error, AssertionError):
+        return False
+    raised = traceback.extract_tb(error.__traceback__)[-1]
+    return raised.name == "backends" and raised.filename.endswith("xla_bridge.py")
+
+
+def _is_somewhere() -> bool:
+    """Whether the current folder exists."""
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
 
 
 def _end_all(code: int, error: BaseException) -> None:

@@ -249,7 +249,13 @@ def _train(chosen: TrainTokenizer) -> int:
         print(line, file=sys.stderr)  # noqa: T201
     texts = read_texts(found.inputs, Settings(chosen.text_field, "strict", 0.0))
     tokenizer = train_bpe(texts, chosen.vocab_size)
-    write_tokenizer(tokenizer, folder)
+    try:
+        write_tokenizer(tokenizer, folder)
+    except OSError as error:
+        for half in folder.glob("*"):  # it was empty
+            half.unlink()
+        reason = error.strerror or error
+        raise UserError(f"{folder} cannot be written ({reason}): make room, or name another folder") from None
     print(f"{folder} holds a tokenizer of {tokenizer.vocab_size:,} tokens")  # noqa: T201
     size = f"--data.tokenizer {folder} --model.vocab-size {tokenizer.vocab_size}"
     print(f"train with it by: jaxgpt train PRESET {size}")  # noqa: T201

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from jaxgpt.commands.sources import read_text
-from jaxgpt.config import Backend, Weights
+from jaxgpt.config import Backend, GPTConfig, Weights
 from jaxgpt.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from jaxgpt.model.gpt import GPT
 
 USUAL_LENGTH = 128
+LONGEST_PROMPT = 2**27
+"""Characters that are read from standard input, which may be a device without an end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +129,12 @@ def prompt_text(prompt: str) -> str:
     """The text that --prompt stands for."""
     if prompt == "-":
         try:
-            return sys.stdin.read()
+            text = sys.stdin.read(LONGEST_PROMPT + 1)
         except UnicodeDecodeError:
             raise UserError(f"--prompt -: standard input is not text in {sys.stdin.encoding}; convert it") from None
+        if len(text) > LONGEST_PROMPT:
+            raise UserError(f"--prompt -: standard input has more than {LONGEST_PROMPT:,} characters: give less")
+        return text
     if not prompt.startswith("@"):
         return prompt
     return read_text(f"--prompt {prompt}", Path(prompt[1:]))
@@ -154,6 +159,7 @@ def begin_samples(chosen: Arguments, model: "GPT", tokenizer: "Tokenizer", ids: 
     if count is None:
         count = USUAL_LENGTH if limit is None else max(1, min(USUAL_LENGTH, limit - len(ids)))
     check_prompts(model.config, [ids], count, slide=chosen.slide, fused=chosen.fused)
+    check_samples_fit(model.config, len(ids) + count, chosen.num_samples)
     if limit is not None and len(ids) + count > limit:
         sys.stderr.write(f"past {limit} tokens the text goes on from the last {limit // 2} (--no-slide refuses that)\n")
     return begin(
@@ -167,6 +173,20 @@ def begin_samples(chosen: Arguments, model: "GPT", tokenizer: "Tokenizer", ids: 
         fused=chosen.fused,
         weights=chosen.weights,
     )
+
+
+def check_samples_fit(config: GPTConfig, length: int, samples: int) -> None:
+    """Raise UserError where the keys and values of so many samples are more than the memory."""
+    from jaxgpt.evaluation.memory import memory_of_a_device
+
+    most = min(length, config.max_length or length)
+    slots = sum(min(most, window or most) for window in config.windows)
+    of_one, limit = 4 * slots * config.kv_heads * config.head_dim, memory_of_a_device()  # two numbers of two bytes
+    if samples * of_one > limit:
+        raise UserError(
+            f"--num-samples {samples} needs at least {samples * of_one / 1e9:,.0f} GB, and there are "
+            f"{limit / 1e9:,.0f}: use {max(1, limit // 4 // of_one):,} or fewer at once, with another --seed each time"
+        )
 
 
 class Sample:
@@ -204,9 +224,9 @@ def write_samples(chosen: Arguments, model: "GPT", tokenizer: "Tokenizer", ids: 
     """Print the first sample as it comes, and then the others; whether Ctrl-C ended it."""
     from rich.console import Console
 
+    texts = begin_samples(chosen, model, tokenizer, ids)
     samples = [Sample(tokenizer, ids, chosen.stop) for _ in range(chosen.num_samples)]
     interrupted, prompt = False, tokenizer.decode(ids[ids != tokenizer.end_of_text]) if echo else ""
-    texts = begin_samples(chosen, model, tokenizer, ids)
     _write(prompt)
     try:
         for piece in _pieces(texts, samples):
@@ -225,9 +245,10 @@ def write_samples(chosen: Arguments, model: "GPT", tokenizer: "Tokenizer", ids: 
 
 def write_json(chosen: Arguments, model: "GPT", tokenizer: "Tokenizer", ids: "np.ndarray") -> None:
     """A line for each sample: its prompt, its text, and what the model thought of each token."""
+    texts = begin_samples(chosen, model, tokenizer, ids)
     samples = [Sample(tokenizer, ids, chosen.stop) for _ in range(chosen.num_samples)]
     told: list[list[dict[str, Any]]] = [[] for _ in samples]
-    for piece in _pieces(begin_samples(chosen, model, tokenizer, ids), samples, logprobs=True):
+    for piece in _pieces(texts, samples, logprobs=True):
         for row, sample in enumerate(samples):
             before = len(sample.tokens)
             sample.add(piece.token[row].tolist())

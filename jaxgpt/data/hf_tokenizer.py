@@ -14,6 +14,8 @@ from jaxgpt.errors import UserError
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257
 """Every byte, and the end of a text."""
+LARGEST_VOCABULARY = 1_000_000
+"""Four times what the largest tokenizers have."""
 
 
 class HFTokenizer:
@@ -73,8 +75,8 @@ class HFTokenizer:
 def train_bpe(texts: Iterable[str], vocab_size: int, *, at_most: bool = False) -> HFTokenizer:
     """Byte-level byte pairs as GPT-2's (Radford et al. 2019, section 2.2), of one's own text; token 0 is <|endoftext|>.
 
-    Raises UserError where vocab_size does not hold every byte, or the text has too few different pairs; with `at_most`
-    the vocabulary is then smaller instead.
+    Raises UserError where vocab_size does not hold every byte or is above a million, or the text has too few different
+    pairs; with `at_most` the vocabulary is then smaller instead.
 
     Example:
         >>> tokenizer = train_bpe(["low lower lowest"] * 3, vocab_size=260)
@@ -83,6 +85,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, at_most: bool = False) -
     """
     if vocab_size < SMALLEST_VOCABULARY:
         raise UserError(f"vocab_size={vocab_size} is below {SMALLEST_VOCABULARY}: 256 bytes and {END_OF_TEXT}")
+    if vocab_size > LARGEST_VOCABULARY:  # the trainer makes room for all of them before it reads
+        raise UserError(f"vocab_size={vocab_size} is above {LARGEST_VOCABULARY:,}: ask for fewer tokens")
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

@@ -1,12 +1,12 @@
 """How many windows fit a device at once."""
 
-import os
 from typing import Literal
 
 import jax
 
 from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
+from jaxgpt.runtime.host_memory import host_memory_limit
 
 AUTO_TOKENS = {"cpu": 8 * 1024, "gpu": 64 * 1024, "tpu": 64 * 1024}
 """Tokens in a batch after which a device does not become faster, for `auto`."""
@@ -37,6 +37,6 @@ def bytes_per_row(config: GPTConfig, length: int) -> int:
 
 
 def memory_of_a_device() -> int:
-    """Bytes that a device may use; of a CPU, the machine's memory."""
+    """Bytes that a device may use; of a CPU, what this process may have of the machine's memory."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return stats.get("bytes_limit") or host_memory_limit()

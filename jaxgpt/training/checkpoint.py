@@ -43,8 +43,13 @@ READ_ATTEMPTS, READ_PAUSE = 3, 0.1
 """How often, and after how many seconds, a reader tries the same step, which a run that is training may be deleting."""
 
 
-REFUSED_BY_THE_DISK = ("[OS error", "Error writing", "Failed writing", "Error creating", "Error opening")
-"""How tensorstore's ValueErrors tell that the system refused to write a file."""
+REFUSED_BY_THE_DISK = (
+    *("[OS error", "Error writing", "Failed writing", "Error creating", "Error opening"),
+    *("Checkpoint directory does not exist", "No ArrayMetadata found"),
+)
+"""How ValueErrors tell that the system refused to write a file: tensorstore's, and orbax's where the folder of a save
+was deleted under it.
+"""
 
 
 class SaveFailed(UserError):  # noqa: N818  named for what happened

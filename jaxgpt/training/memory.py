@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxgpt.errors import UserError
@@ -31,6 +32,22 @@ def check_parameters_fit(mesh: Mesh, config: TrainConfig) -> None:
     attention = 2 * model.d_model * (model.num_heads + model.kv_heads) * model.head_dim
     matrices = model.num_layers * (attention + 2 * model.d_model * model.mlp_width) + model.vocab_size * model.d_model
     _check_fits(4 * matrices // mesh.shape[FSDP], mesh, config)
+
+
+def check_batch_fits(mesh: Mesh, config: TrainConfig) -> None:
+    """Raise UserError where the tokens of a batch, or a microbatch between two layers, are more than the memory."""
+    length, devices, limit = config.model.context_length, mesh.local_mesh.size, memory_limit(mesh)
+    sequences = config.batch_size // mesh.size
+    hidden = length * config.model.d_model * jnp.dtype(config.model.dtype).itemsize
+    on_host, on_device = 4 * sequences * devices * (length + 1), sequences // config.microbatches * hidden
+    if limit is None:  # CPUs share the machine's memory
+        on_host, on_device, limit = on_host + on_device * devices, 0, 0
+    for needed, room in ((on_host, host_memory_limit()), (on_device, limit)):
+        if needed > room:
+            raise UserError(
+                f"batch_size={config.batch_size} needs {needed / 1e9:,.1f} GB or more, and there are "
+                f"{room / 1e9:,.1f}: {CURE.format(microbatches=config.microbatches)}"
+            )
 
 
 def check_state_fits(state: Any, mesh: Mesh, config: TrainConfig) -> None:

@@ -28,7 +28,7 @@ from jaxgpt.runtime.user_cache import runs_folder
 from jaxgpt.training.checkpoint import Checkpoints, Which
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.lock import run_lock
-from jaxgpt.training.memory import check_parameters_fit, check_state_fits, memory_errors, memory_limit
+from jaxgpt.training.memory import check_batch_fits, check_parameters_fit, check_state_fits, memory_errors, memory_limit
 from jaxgpt.training.readme import write_readme
 from jaxgpt.training.run import (
     Run,
@@ -118,6 +118,7 @@ class Trainer:
         check_vocabulary(config, self.data.tokenizer)
         self.end_of_text  # noqa: B018  raises where documents are to be masked, and have no mark
         check_batch(config.batch_size, self.mesh.size, config.microbatches)
+        check_batch_fits(self.mesh, config)
         self.batches  # noqa: B018  raises where the text is too short
         eval_batches(self.data.validation, 1, config.model.context_length, 1)
         if config.eval_tasks is not None:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,9 +16,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax._src import xla_bridge
 
 import jaxgpt as package
-from jaxgpt.cli import COMMANDS, OUT_OF_MEMORY, main
+from jaxgpt.cli import COMMANDS, CURES, OUT_OF_MEMORY, main
 from jaxgpt.evaluation.evaluate import evaluate
 from jaxgpt.evaluation.tasks.run import TASKS
 from jaxgpt.training.run import read_run
@@ -196,6 +198,62 @@ def test_a_device_that_is_not_here_is_one_line(monkeypatch):
     monkeypatch.setattr("jaxgpt.commands.generate.main", fail)
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     assert one_line("generate").startswith("jaxgpt: JAX_PLATFORMS=cuda: Unable to initialize backend 'cuda': no GPU;")
+
+
+def test_a_gpu_that_jax_was_told_to_use_and_is_not_here_is_one_line(monkeypatch, request):
+    request.addfinalizer(lambda usual=jax.config.jax_platforms: jax.config.update("jax_platforms", usual))
+    jax.config.update("jax_platforms", "cuda")
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(xla_bridge, "_backends", {})
+    monkeypatch.setattr(xla_bridge, "_default_backend", None)
+    monkeypatch.setattr(xla_bridge.hardware_utils, "has_visible_nvidia_gpu", lambda: False)
+    monkeypatch.setattr("jaxgpt.commands.generate.main", lambda _: xla_bridge.backends())
+    assert one_line("generate") == "jaxgpt: JAX_PLATFORMS=cuda: no such device; unset it, or name what is here\n"
+
+
+@pytest.mark.parametrize("command", [("train", "tiny", "--data.source"), ("generate", "~no-user-has-this-name/run")])
+def test_a_home_that_no_user_has_is_one_line(command):
+    prompt = ("--prompt",) if command[0] == "generate" else ()
+    assert "no such user" in one_line(*command, *prompt, "@~no-user-has-this-name/text"[not prompt :])
+
+
+def test_a_name_too_long_is_one_line(text):
+    for command in (("data", "prepare", text), ("data", "tokenizer", text, "--vocab-size", 300)):
+        assert "File name too long; choose a shorter name" in one_line(*command[:3], "x" * 300, *command[3:])
+
+
+@pytest.mark.parametrize("number", CURES)
+def test_a_file_that_the_system_refuses_is_one_line_with_the_cure(number, monkeypatch):
+    def fail(_):
+        raise OSError(number, os.strerror(number), "place")
+
+    monkeypatch.setattr("jaxgpt.commands.convert.main", fail)
+    assert one_line("convert") == f"jaxgpt: place: {os.strerror(number)}; {CURES[number]}\n"
+
+
+def test_a_current_folder_that_was_deleted_is_one_line(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "the current folder has been deleted" in one_line("train", "tiny", "--data.source", text, "--run", "run")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_argument_that_is_not_text_is_refused_before_anything_is_done(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert r"b'a\xff' is not text in utf-8" in one_line(command, os.fsdecode(b"a\xff"))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("microbatches", [1, 10**9])
+def test_a_batch_that_no_machine_holds_is_refused_within_seconds(text, tmp_path, microbatches):
+    sizes, began = ("--batch-size", 10**9, "--microbatches", microbatches), time.monotonic()
+    message = one_line("train", "tiny", *sizes, "--data.source", text, "--run", tmp_path / "run")
+    assert "batch_size=1000000000 needs" in message
+    assert "make --batch-size smaller" in message
+    assert time.monotonic() - began < 20
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("room", ["data", "training", "commands"])

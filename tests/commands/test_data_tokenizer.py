@@ -1,5 +1,8 @@
 """A tokenizer of one's own: trained, used by a run, and gone with it to transformers."""
 
+import errno
+from pathlib import Path
+
 import pytest
 
 import jaxgpt as package
@@ -24,12 +27,29 @@ def test_a_tokenizer_is_trained_used_and_exported(tmp_path):
 
 def test_what_cannot_be_trained_is_refused(tmp_path):
     text = write_text(tmp_path / "text.txt")
+    (tmp_path / "link").symlink_to("nowhere")
     for flags, message in (
         ((text,), "name what to read and then the folder to write"),
         ((text, tmp_path), "is not empty"),
         ((text, tmp_path / "own", "--vocab-size", 5), "vocab_size=5 is below 257"),
+        ((text, text / "own", "--vocab-size", 300), "own cannot be written (Not a directory)"),
+        ((text, tmp_path / "link", "--vocab-size", 300), "link cannot be written (File exists)"),
+        ((text, tmp_path / "own", "--vocab-size", 10**11), "vocab_size=100000000000 is above 1,000,000"),
     ):
         outcome = jaxgpt("data", "tokenizer", *flags)
         assert outcome.code == 2
         assert message in outcome.err
     assert not (tmp_path / "own").exists()
+
+
+def test_a_tokenizer_that_a_full_disk_cuts_off_is_not_left(tmp_path, monkeypatch):
+    def fill_the_disk(path, text, **_):
+        path.write_bytes(text[:10].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    text = write_text(tmp_path / "text.txt")
+    monkeypatch.setattr(Path, "write_text", fill_the_disk)
+    outcome = jaxgpt("data", "tokenizer", text, tmp_path / "own", "--vocab-size", 300)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "own cannot be written (No space left on device): make room" in outcome.err
+    assert not any((tmp_path / "own").iterdir())

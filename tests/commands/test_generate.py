@@ -129,3 +129,19 @@ def test_a_prompt_that_is_no_text_of_a_file_is_refused_at_once(trained, tmp_path
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8"))
     outcome = jaxgpt("generate", trained, "--prompt", "-")
     assert (outcome.code, outcome.err) == (2, "jaxgpt: --prompt -: standard input is not text in utf-8; convert it\n")
+
+
+def test_a_prompt_without_an_end_is_refused(trained, monkeypatch):
+    monkeypatch.setattr("jaxgpt.commands.generate.LONGEST_PROMPT", 1000)
+    with open("/dev/zero", encoding="utf-8") as endless:
+        monkeypatch.setattr(sys, "stdin", endless)
+        outcome = jaxgpt("generate", trained, "--prompt", "-")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == "jaxgpt: --prompt -: standard input has more than 1,000 characters: give less\n"
+
+
+@pytest.mark.parametrize("how", [(), ("--json",)])
+def test_more_samples_than_the_memory_holds_are_refused_at_once(trained, how):
+    outcome = jaxgpt("generate", trained, "--prompt", "ab", "--num-samples", 10**9, *how)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--num-samples 1000000000 needs at least" in outcome.err

@@ -79,3 +79,31 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="out cannot be made"), atomic_dir(tmp_path / "file" / "below" / "out"):
         pass
+
+
+@pytest.mark.parametrize("target", ["nowhere", "out", "file"])
+def test_a_link_to_what_is_no_folder_is_refused(tmp_path, target):
+    (tmp_path / "file").touch()
+    (tmp_path / "out").symlink_to(target)
+    with pytest.raises(UserError, match="out exists and is not an empty folder"), atomic_dir(tmp_path / "out"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "out"}
+
+
+def test_a_link_to_an_empty_folder_is_written_through(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    with atomic_dir(tmp_path / "out") as draft:
+        (draft / "file").write_text("whole")
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "disk" / "file").read_text() == "whole"
+
+
+def test_a_name_too_long_for_a_draft_is_refused(tmp_path):
+    for length in (230, 300):
+        with (
+            pytest.raises(UserError, match="cannot be made .File name too long"),
+            atomic_dir(tmp_path / ("x" * length)),
+        ):
+            pass
+    assert not any(tmp_path.iterdir())

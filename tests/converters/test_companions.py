@@ -91,6 +91,14 @@ def test_a_link_to_elsewhere_is_not_copied(source, tmp_path):
     assert not (tmp_path / "two").exists()
 
 
+def test_a_link_to_itself_is_refused(source, tmp_path):
+    (source / "tokenizer.json").unlink(missing_ok=True)
+    (source / "tokenizer.json").symlink_to("tokenizer.json")
+    with pytest.raises(UserError, match=r"tokenizer.json cannot be read \(Too many levels of symbolic links\)"):
+        convert(Convert(str(source), tmp_path / "two"))
+    assert not (tmp_path / "two").exists()
+
+
 def test_a_name_with_brackets_is_a_name(source, tmp_path, capsys):
     convert(Convert(str(source), tmp_path / "out[v2]"))
     assert "out[v2] holds a gpt2 model" in capsys.readouterr().out

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from converters import load_pretrained, save_pretrained
+from converters.hub import local_path
 from jaxgpt.config import GPTConfig
+from jaxgpt.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -128,6 +130,12 @@ def test_a_hub_id_without_weights_is_one_clear_message(hub, tmp_path):
     message = load_in_a_new_process("owner/empty", HF_HUB_OFFLINE="0", **cache)
     assert message.startswith("refused: ")
     assert message.endswith("no weights to load")
+
+
+@pytest.mark.parametrize("name", ["../nowhere", "./nowhere", "owner/a--b", "owner/" + "x" * 200])
+def test_a_path_that_is_not_there_and_no_hub_id_is_one_clear_message(name):
+    with pytest.raises(UserError, match="is no path on this machine, and the hub gave no such model: .*Repo id|--"):
+        local_path(name)
 
 
 def test_off_line_a_hub_id_that_is_not_cached_is_one_clear_message():

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint._src.metadata import array_metadata_store
 
 from jaxgpt.model.parameters import named_parameters
 from jaxgpt.parallel.mesh import one_device
-from jaxgpt.training.checkpoint import Checkpoints, by_path, from_paths
+from jaxgpt.training.checkpoint import Checkpoints, SaveFailed, by_path, from_paths
 from jaxgpt.training.config import TrainConfig
 from jaxgpt.training.step import TrainState, create_state
 from tests.variants import BASELINE, loud
@@ -137,3 +138,17 @@ def test_what_killed_saves_left_is_swept_and_nothing_else(folder, tmp_path):
     with Checkpoints(copy) as checkpoints:
         checkpoints.sweep()
     assert {path.name for path in copy.iterdir()} == {path.name for path in folder.iterdir()}
+
+
+def test_a_folder_that_is_deleted_under_a_save_is_a_failed_save(folder, tmp_path, monkeypatch):
+    with Checkpoints(shutil.copytree(folder, tmp_path / "checkpoints")) as checkpoints:
+        finalize = array_metadata_store.validate_all_array_metadatas
+
+        def late(*args, **kwargs):
+            shutil.rmtree(checkpoints.folder)
+            return finalize(*args, **kwargs)
+
+        monkeypatch.setattr(array_metadata_store, "validate_all_array_metadatas", late)
+        with pytest.raises(SaveFailed, match="could not be written to .*make room, then resume"):  # noqa: PT012
+            checkpoints.save(state(9), 1.0)
+            checkpoints.wait()
