@@ -1,6 +1,6 @@
 """A fresh machine on which somebody follows README and tutorial to the letter, and the transcript of it.
 
-python -m tests.newcomer    writes the transcript anew
+`python -m tests.newcomer` writes the transcript anew.
 """
 
 import os
@@ -22,6 +22,8 @@ INSTEAD = {
     "make test": "make install",  # which it does first; this is a test of the suite
     "jaxgpt train gpt2 --data.source tokens/": None,  # days without a GPU
 }
+FEWER = ("--steps 1000 --eval-every 100", "--steps 60 --eval-every 30")
+"""Of the steps of uptraining, which is tested as it is printed but for them."""
 INTERRUPTED = {
     "jaxgpt train shakespeare-char-cpu --run runs/shakespeare": "validation loss",
     "jaxgpt serve runs/first": "http://127.0.0.1:8000",
@@ -39,7 +41,7 @@ class Command(NamedTuple):
 def lines() -> list[str]:
     """What README and tutorial say to type, each once."""
     said = [line for page in ("README.md", "docs/tutorial.md") for _, line in command_lines(ROOT / page)]
-    typed = [INSTEAD.get(line, line) for line in said]
+    typed = [INSTEAD.get(line, line.replace(*FEWER)) for line in said]
     return list(dict.fromkeys([*FIRST, *(line for line in typed if line)]))
 
 
@@ -55,8 +57,8 @@ def type_line(terminal: Terminal, line: str) -> Command:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """That of a machine on which nothing was done yet."""
-    kept = {name: os.environ[name] for name in ("PATH", "PYENV_ROOT") if name in os.environ}
+    """That of a machine on which nothing was done yet; pip's variables say where packages come from."""
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "PYENV_ROOT") or name[:4] == "PIP_"}
     return {**kept, "HOME": str(home), "LANG": "C.UTF-8"}
 
 

@@ -40,6 +40,7 @@ PRESETS: dict[str, Preset] = {
             eval_every=100,
             eval_batches=8,
             sample_tokens=256,
+            sample_prompt="import os\n\nclass",
         ),
     ),
     "shakespeare-char-cpu": Preset(
