@@ -2,12 +2,13 @@
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 from jaxgpt.runtime import watchdog
 from jaxgpt.runtime.store import Store, shared_store
@@ -42,6 +43,7 @@ class Stops:
         self.resume: str | None = None
         """The command that goes on with the run, once there is something to go on with."""
         self._usual = {number: signal.getsignal(number) for number in STOPPING}
+        self._usual_hook = sys.unraisablehook
         self._gate, self._step = threading.Lock(), 0
         self._said, self._decided = False, False
         self._stop_after: int | None = None
@@ -58,11 +60,13 @@ class Stops:
 
     def install(self) -> None:
         """Note signals. One that the process ignores, such as SIGHUP under nohup, stays ignored."""
+        sys.unraisablehook = _but_stops(self._usual_hook)
         for number, usual in self._usual.items():
             if usual is not signal.SIG_IGN:
                 signal.signal(number, self._note)
 
     def restore(self) -> None:
+        sys.unraisablehook = self._usual_hook
         for number, usual in self._usual.items():
             signal.signal(number, usual)
 
@@ -134,6 +138,18 @@ class Stops:
             return f"{stopped}; no run was made: {KEPT}, so the same command starts sooner"
         kept = f"; the run is made, and {KEPT}" if self.phase == "start" else ""
         return f"{stopped}{kept}; go on with: {self.resume}"
+
+
+def _but_stops(usual: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Python's hook for exceptions that it cannot raise, such as those in a destructor, without ours: a signal that
+    arrives there is noted, and the run stops after its first step.
+    """
+
+    def tell_others(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, StopRequested):
+            usual(unraisable)
+
+    return tell_others
 
 
 _command: Stops | None = None

@@ -1,6 +1,8 @@
 """What a signal says: when it came, what is kept, and how to go on."""
 
+import os
 import signal
+import sys
 
 import pytest
 
@@ -21,3 +23,23 @@ def test_a_signal_outside_the_steps_says_what_is_kept_and_how_to_go_on(phase, re
     stops.phase, stops.resume = phase, resume
     assert said in stops.message(signal.SIGINT)
     assert stops.message(signal.SIGINT).startswith("stopped by SIGINT ")
+
+
+class Dying:
+    """An object in whose destructor a signal arrives."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_in_a_destructor_is_noted_and_is_no_error(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    stops = Stops()
+    stops.install()
+    try:
+        Dying()
+    finally:
+        stops.restore()
+    assert stops.received == [signal.SIGTERM]
+    assert told == []
