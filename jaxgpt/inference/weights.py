@@ -52,7 +52,10 @@ def _narrow(part: Any, weights: Weights) -> Any:
     if not isinstance(part, Linear):
         return part
     if weights == "bf16":
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), part)
+        narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), part)
+        if target_platform() == "cpu" and part.bias is not None:
+            narrow.bias = nnx.Param(part.bias[...])  # which is added in float32 there
+        return narrow
     narrow, shape = jax.tree.map(lambda leaf: leaf, part), part.kernel.shape
     outputs = shape[part.num_inputs :]
     numbers, scale = quantize(part.kernel[...].reshape(-1, math.prod(outputs)))
