@@ -25,7 +25,7 @@ INSTEAD = {
 FEWER = ("--steps 1000 --eval-every 100", "--steps 60 --eval-every 30")
 """Of the steps of uptraining, which is tested as it is printed but for them."""
 INTERRUPTED = {
-    "jaxgpt train shakespeare-char-cpu --run runs/shakespeare": "s left",
+    "jaxgpt train shakespeare-char-cpu --run runs/shakespeare": "tokens/s",
     "jaxgpt serve runs/first": "http://127.0.0.1:8000",
 }
 """Where Ctrl-C is pressed: once the screen shows this."""
