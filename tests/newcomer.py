@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -85,7 +86,8 @@ def main() -> None:
     ):
         for line in lines():
             print(f"$ {line}", flush=True)
-            file.write("$ {}\n{}\n".format(*type_line(terminal, line)))
+            shown = re.sub(r"/[\w/]+/jaxgpt/", "/home/you/jaxgpt/", type_line(terminal, line).shown)
+            file.write(f"$ {line}\n{shown}\n")
             file.flush()
 
 

@@ -57,10 +57,12 @@ def as_shown(printed: str) -> str:
 
 
 def same_everywhere(shown: str) -> str:
-    """What a screen says on every machine: without the size of numbers, a model's own words, and where lines break."""
+    """What a screen says on every machine: without the size of numbers, a model's own words, blanks, breaks of lines,
+    and the folder of the clone.
+    """
     shown = re.sub(r"(─+ [\w ]+ ─+\n).*?\n─+$", r"\1(text)", shown, flags=re.DOTALL | re.MULTILINE)
     shown = re.sub(r"[▁▂▃▄▅▆▇█]+", "▁", shown)
     shown = re.sub(r"[+-]?\d[\d.,]*(e[+-]?\d+)?", "0", shown)
     shown = re.sub(r"\b0 (h|min|s)\b( 0 (min|s)\b)?", "0 s", shown)
     shown = re.sub(r"\b0 [kMGT]?B\b", "0 B", shown)
-    return " ".join(shown.split())
+    return re.sub(r"(/[\w.-]+)*/jaxgpt/", "jaxgpt/", "".join(shown.split()))

@@ -65,16 +65,24 @@ def main(arguments: list[str]) -> int:
     )
     name = chosen.name or Path(chosen.source).name
     service = Service(engine, model, tokenizer, name, key)
-    config = uvicorn.Config(
-        service.app(), host=chosen.host, port=chosen.port, log_level="warning", h11_max_incomplete_event_size=1 << 16
-    )
-    server = uvicorn.Server(config)
-    with config.bind_socket() as socket:
-        socket.listen()  # whoever reads the address may connect
+
+    def tell() -> None:
+        """The address, once Ctrl-C is heard."""
         host, port = socket.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         sys.stdout.write(f"{name} at http://{shown}:{port} (OpenAI's API at /v1); Ctrl-C or SIGTERM ends it\n")
         sys.stdout.flush()
+
+    config = uvicorn.Config(
+        service.app(tell),
+        host=chosen.host,
+        port=chosen.port,
+        log_level="warning",
+        h11_max_incomplete_event_size=1 << 16,
+    )
+    server = uvicorn.Server(config)
+    with config.bind_socket() as socket:
+        socket.listen()  # whoever reads the address may connect
         try:
             server.run(sockets=[socket])
         except KeyboardInterrupt:  # uvicorn has finished what was running, and raises the signal again
