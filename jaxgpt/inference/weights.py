@@ -13,6 +13,7 @@ from jaxgpt.config import Weights
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import InferenceHead, Linear
 from jaxgpt.model.lora import has_adapters, merge_adapters
+from jaxgpt.ops.linear import bias_dtype
 from jaxgpt.ops.platform import platform_jit, target_platform
 from jaxgpt.ops.residual import barrier
 
@@ -51,12 +52,12 @@ def quantize(kernel: Float[Array, "I O"]) -> tuple[Int8[Array, "I O"], Float[Arr
 def _narrow(part: Any, weights: Weights) -> Any:
     if not isinstance(part, Linear):
         return part
-    if weights == "bf16":
-        narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), part)
-        if target_platform() == "cpu" and part.bias is not None:
-            narrow.bias = nnx.Param(part.bias[...])  # which is added in float32 there
-        return narrow
     narrow, shape = jax.tree.map(lambda leaf: leaf, part), part.kernel.shape
+    if weights == "bf16":
+        narrow.kernel = nnx.Param(part.kernel[...].astype(jnp.bfloat16))
+        if part.bias is not None:
+            narrow.bias = nnx.Param(part.bias[...].astype(bias_dtype(jnp.bfloat16)))
+        return narrow
     outputs = shape[part.num_inputs :]
     numbers, scale = quantize(part.kernel[...].reshape(-1, math.prod(outputs)))
     narrow.kernel, narrow.scale = nnx.Param(numbers.reshape(shape)), nnx.data(nnx.Param(scale.reshape(outputs)))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.typing import DTypeLike
 from jaxtyping import Float, Shaped
 
 from jaxgpt.ops.platform import emulates_bfloat16, target_platform
@@ -16,16 +17,19 @@ def linear(
     bias: Float[Array, "1 O"] | None = None,
     scale: Float[Array, "1 O"] | None = None,
 ) -> Float[Array, "M O"]:
-    """Returns x W + b, or (x W) scale + b, in the dtype of x.
-
-    On a CPU a float32 bias is added in float32, and its gradient summed so: there a sum of bfloat16 rows is rounded at
-    every addition, and takes 13 times as long (1024 x 3072). Not on a GPU, where 124M would write 11 GB more in a step.
-    """
+    """Returns x W + b, or (x W) scale + b, in the dtype of x."""
     y = _any_product(x, kernel)
     y = y if scale is None else (y * scale).astype(x.dtype)
-    if bias is None:
-        return y
-    return (y + (bias if target_platform() == "cpu" else bias.astype(x.dtype))).astype(x.dtype)
+    return y if bias is None else (y + bias.astype(bias_dtype(x.dtype))).astype(x.dtype)
+
+
+def bias_dtype(dtype: DTypeLike) -> DTypeLike:
+    """The dtype in which a bias is added to products of `dtype`: float32 or wider on a CPU, elsewhere `dtype`.
+
+    On a CPU its gradient is then summed in float32: XLA rounds a sum of bfloat16 rows at every addition and takes 13
+    times as long (1024 x 3072). On a GPU float32 would write 11 GB more in a training step of 124M.
+    """
+    return jnp.promote_types(dtype, jnp.float32) if target_platform() == "cpu" else dtype
 
 
 def _any_product(x: Float[Array, "M I"], kernel: Shaped[Array, "I O"]) -> Float[Array, "M O"]:
