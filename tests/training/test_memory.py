@@ -18,6 +18,7 @@ from jaxgpt.model.parameters import abstract_model
 from jaxgpt.parallel.mesh import MeshConfig
 from jaxgpt.parallel.sharding import abstract_shards, bytes_per_device
 from jaxgpt.parallel.value_and_grad import mean_loss
+from jaxgpt.training.checkpoint import Checkpoints
 from jaxgpt.training.state import abstract_state
 
 PRESET = jaxgpt.TrainConfig.preset("tiny")
@@ -79,11 +80,9 @@ def source(tmp_path):
 
 @pytest.fixture
 def config(source):
-    """Of a variant of the source, with the source as its teacher. Saved once: on a CPU a save reads the arrays of the
-    state where they lie, and the next step cannot reuse them until it ends.
-    """
+    """Of a variant of the source, with the source as its teacher."""
     model = dataclasses.replace(TINY.model, num_kv_heads=2)
-    return dataclasses.replace(TINY, init=source, distill=source, model=model, steps=2, eval_every=2)
+    return dataclasses.replace(TINY, init=source, distill=source, model=model, steps=2, eval_every=1)
 
 
 @pytest.fixture
@@ -110,6 +109,16 @@ def test_weights_become_the_state_of_a_run_without_a_copy_on_any_device(config, 
         assert int(kept.step) == 0
 
 
+def save_and_wait(save=Checkpoints.save):
+    """On a CPU a save under way reads the state's arrays in place, so the next step cannot reuse their memory."""
+
+    def wrapped(checkpoints, *arguments):
+        save(checkpoints, *arguments)
+        checkpoints.wait()
+
+    return mock.patch.object(Checkpoints, "save", wrapped)
+
+
 @pytest.mark.slow
 def test_a_run_with_a_teacher_holds_its_state_and_the_teacher_and_at_most_a_copy_of_shards(
     config, state, shards, tmp_path
@@ -118,6 +127,7 @@ def test_a_run_with_a_teacher_holds_its_state_and_the_teacher_and_at_most_a_copy
     watched = ((jax, "make_array_from_callback"), (jax, "device_put"))
     methods = ((jaxgpt.Trainer, name) for name in ("take", "restore", "validate"))
     with contextlib.ExitStack() as patches:
+        patches.enter_context(save_and_wait())
         for owner, name in (*watched, *methods):
             patches.enter_context(peak.watched(owner, name))
         jaxgpt.train(
