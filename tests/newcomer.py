@@ -17,15 +17,15 @@ from tests.terminal import Terminal
 
 TRANSCRIPT = ROOT / "tests/fixtures/transcript.txt"
 SHAKESPEARE = ROOT.parent / "shared/data/tinyshakespeare.txt"
-FIRST = ["cp -r docs my-texts; cp README.md my.txt"]
+SETUP = ["cp -r docs my-texts; cp README.md my.txt"]
 """The texts that the pages call one's own."""
-INSTEAD = {
+REPLACED = {
     "make test": "make install",  # which it does first; this is a test of the suite
     "jaxgpt train gpt2 --data.source tokens/": None,  # days without a GPU
 }
-FEWER = ("--steps 1000 --eval-every 100", "--steps 60 --eval-every 30")
+FEWER_STEPS = ("--steps 1000 --eval-every 100", "--steps 60 --eval-every 30")
 """Of the steps of uptraining, which is tested as it is printed but for them."""
-INTERRUPTED = {
+CTRL_C_AFTER = {
     "jaxgpt train shakespeare-char-cpu --run runs/shakespeare": "tokens/s",
     "jaxgpt serve runs/first": "http://127.0.0.1:8000",
 }
@@ -39,11 +39,11 @@ class Command(NamedTuple):
     shown: str
 
 
-def lines() -> list[str]:
+def command_lines_to_type() -> list[str]:
     """What README and tutorial say to type, each once."""
     said = [line for page in ("README.md", "docs/tutorial.md") for _, line in command_lines(ROOT / page)]
-    typed = [INSTEAD.get(line, line.replace(*FEWER)) for line in said]
-    return list(dict.fromkeys([*FIRST, *(line for line in typed if line)]))
+    typed = [REPLACED.get(line, line.replace(*FEWER_STEPS)) for line in said]
+    return list(dict.fromkeys([*SETUP, *(line for line in typed if line)]))
 
 
 def transcript() -> list[Command]:
@@ -54,7 +54,7 @@ def transcript() -> list[Command]:
 
 def type_line(terminal: Terminal, line: str) -> Command:
     """Type it, and press Ctrl-C where the pages say so."""
-    return Command(line, terminal.run(line, interrupt_after=INTERRUPTED.get(line)))
+    return Command(line, terminal.run(line, interrupt_after=CTRL_C_AFTER.get(line)))
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -84,7 +84,7 @@ def main() -> None:
         fresh_machine(Path(folder)) as terminal,
         TRANSCRIPT.open("w", encoding="utf-8") as file,
     ):
-        for line in lines():
+        for line in command_lines_to_type():
             print(f"$ {line}", flush=True)
             shown = re.sub(r"/[\w/]+/jaxgpt/", "/home/you/jaxgpt/", type_line(terminal, line).shown)
             file.write(f"$ {line}\n{shown}\n")

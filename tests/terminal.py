@@ -23,7 +23,7 @@ class Terminal:
             dimensions=(LINES, COLUMNS),
             encoding="utf-8",
             echo=False,
-            preexec_fn=hear_interrupts,
+            preexec_fn=restore_sigint,
         )
         self._shell.expect_exact(PROMPT)
 
@@ -36,19 +36,19 @@ class Terminal:
             seen = self._shell.before + self._shell.after
             self._shell.sendintr()
         self._shell.expect_exact(PROMPT, timeout=seconds)
-        return as_shown(seen + self._shell.before)
+        return render(seen + self._shell.before)
 
     def close(self) -> None:
         """End the shell and whatever runs in it."""
         self._shell.close(force=True)
 
 
-def hear_interrupts() -> None:
-    """A program that was started in the background ignores Ctrl-C, and so do all that it starts, unless told."""
+def restore_sigint() -> None:
+    """A program in the background ignores SIGINT, and its children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def as_shown(printed: str) -> str:
+def render(printed: str) -> str:
     """What a person reads who scrolls up: lines that were drawn again stand once, as they were last."""
     screen = pyte.HistoryScreen(COLUMNS, LINES, history=100_000, ratio=1)
     pyte.Stream(screen).feed(printed)
@@ -56,7 +56,7 @@ def as_shown(printed: str) -> str:
     return "\n".join(line.rstrip() for line in [*above, *screen.display]).strip("\n")
 
 
-def same_everywhere(shown: str) -> str:
+def normalize(shown: str) -> str:
     """What a screen says on every machine: without the size of numbers, a model's own words, blanks, breaks of lines,
     and the folder of the clone.
     """

@@ -178,9 +178,9 @@ def begin_samples(chosen: Arguments, model: "GPT", tokenizer: "Tokenizer", ids: 
 def check_samples_fit(config: GPTConfig, length: int, samples: int) -> None:
     """Raise UserError where the keys and values of so many samples are more than the memory."""
     from jaxgpt.evaluation.memory import memory_of_a_device
+    from jaxgpt.model.cache import cache_lengths
 
-    most = min(length, config.max_length or length)
-    slots = sum(min(most, window or most) for window in config.windows)
+    slots = sum(cache_lengths(config, min(length, config.max_length or length)))
     of_one, limit = 4 * slots * config.kv_heads * config.head_dim, memory_of_a_device()  # two numbers of two bytes
     if samples * of_one > limit:
         raise UserError(

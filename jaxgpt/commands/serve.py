@@ -66,15 +66,15 @@ def main(arguments: list[str]) -> int:
     name = chosen.name or Path(chosen.source).name
     service = Service(engine, model, tokenizer, name, key)
 
-    def tell() -> None:
-        """The address, once Ctrl-C is heard."""
+    def print_address() -> None:
+        """Called when uvicorn handles signals: from here on Ctrl-C ends it well."""
         host, port = socket.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         sys.stdout.write(f"{name} at http://{shown}:{port} (OpenAI's API at /v1); Ctrl-C or SIGTERM ends it\n")
         sys.stdout.flush()
 
     config = uvicorn.Config(
-        service.app(tell),
+        service.app(print_address),
         host=chosen.host,
         port=chosen.port,
         log_level="warning",

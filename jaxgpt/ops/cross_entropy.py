@@ -111,8 +111,8 @@ def chunk_loss_cpu(x: Array, targets: Array, table: Array, *, weight: float) -> 
     d_x = scale * jnp.einsum("mv,vd->md", exponents, table, preferred_element_type=jnp.float32)
     d_x = d_x - weights * target_rows
     scaled = (scale * x).astype(x.dtype)
-    by_token = transposed_copy(exponents) if x.dtype == jnp.bfloat16 else exponents.T
-    d_table = jnp.matmul(by_token, scaled, preferred_element_type=jnp.float32)
+    exponents_t = transposed_copy(exponents) if x.dtype == jnp.bfloat16 else exponents.T
+    d_table = jnp.matmul(exponents_t, scaled, preferred_element_type=jnp.float32)
     return loss, d_x.astype(x.dtype), d_table.at[targets].add(-weights * x)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 from jax.stages import Lowered, Wrapped
 
-PRODUCTS_ALONE = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-"""XLA's CPU backend gives products to a library (YNN), and sums as well unless told. A token at 124M, whose
-`row_product` is a loop of sums, then takes 2.4 times as long (jax 0.10.2, float32; in int8 7 times, in 0.12 too)."""
+YNN_DOTS_ONLY = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+"""XLA's CPU backend lowers dots and reductions to the library YNN; this leaves it the dots. With the reductions of
+`row_product` in YNN a token of GPT-2 124M takes 2.4 times as long (jax 0.10.2, float32), in int8 7 times (0.12 too)."""
 
 _platform: ContextVar[str | None] = ContextVar("platform", default=None)
 
@@ -43,13 +43,13 @@ def emulates_bfloat16() -> bool:
 
 
 @cache
-def cpu_options() -> dict[str, str]:
-    """Compiler options for programs that decode on a CPU; none where this jaxlib has no such option."""
+def cpu_compiler_options() -> dict[str, str]:
+    """Compiler options of inference programs on a CPU. Empty where this jaxlib does not know the option."""
     try:
-        jax.jit(lambda: 0, compiler_options=PRODUCTS_ALONE).lower().compile()
+        jax.jit(lambda: 0, compiler_options=YNN_DOTS_ONLY).lower().compile()
     except jax.errors.JaxRuntimeError:
         return {}
-    return PRODUCTS_ALONE
+    return YNN_DOTS_ONLY
 
 
 @contextmanager
@@ -76,7 +76,7 @@ class platform_jit:  # noqa: N801  used like the function jax.jit
     def _for_this_platform(self) -> Wrapped:
         name = target_platform()
         if name not in self._jitted:  # jax.jit's cache goes by the function's identity, so each platform has its own
-            options = cpu_options() if name == jax.default_backend() == "cpu" else None
+            options = cpu_compiler_options() if name == jax.default_backend() == "cpu" else None
             function = update_wrapper(partial(self._function), self._function)
             self._jitted[name] = jax.jit(function, compiler_options=options, **self._options)
         return self._jitted[name]

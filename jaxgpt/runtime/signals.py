@@ -60,7 +60,7 @@ class Stops:
 
     def install(self) -> None:
         """Note signals. One that the process ignores, such as SIGHUP under nohup, stays ignored."""
-        sys.unraisablehook = _but_stops(self._usual_hook)
+        sys.unraisablehook = _without_stop_requests(self._usual_hook)
         for number, usual in self._usual.items():
             if usual is not signal.SIG_IGN:
                 signal.signal(number, self._note)
@@ -140,16 +140,16 @@ class Stops:
         return f"{stopped}{kept}; go on with: {self.resume}"
 
 
-def _but_stops(usual: Callable[[Any], object]) -> Callable[[Any], object]:
-    """Python's hook for exceptions that it cannot raise, such as those in a destructor, without ours: a signal that
-    arrives there is noted, and the run stops after its first step.
+def _without_stop_requests(usual: Callable[[Any], object]) -> Callable[[Any], object]:
+    """A sys.unraisablehook that does not print StopRequested. Python cannot raise it from a destructor; the signal is
+    recorded all the same, and the run stops after its first step.
     """
 
-    def tell_others(unraisable: Any) -> None:
+    def hook(unraisable: Any) -> None:
         if not isinstance(unraisable.exc_value, StopRequested):
             usual(unraisable)
 
-    return tell_others
+    return hook
 
 
 _command: Stops | None = None

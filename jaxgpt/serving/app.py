@@ -41,12 +41,12 @@ class Service:
     def __init__(self, engine: Engine, model: GPT, tokenizer: Tokenizer, name: str, api_key: str | None) -> None:
         self.engine, self.model, self.tokenizer, self.name, self.api_key = engine, model, tokenizer, name, api_key
 
-    def app(self, started: Callable[[], object] = lambda: None) -> Starlette:
-        """The ASGI application, which calls `started` when it begins. It closes the engine when it ends."""
+    def app(self, on_startup: Callable[[], object] = lambda: None) -> Starlette:
+        """The ASGI application, which calls `on_startup` once. It closes the engine when it ends."""
 
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
-            started()
+            on_startup()
             yield
             self.engine.close()
 

@@ -36,13 +36,16 @@ def check_parameters_fit(mesh: Mesh, config: TrainConfig) -> None:
 
 def check_batch_fits(mesh: Mesh, config: TrainConfig) -> None:
     """Raise UserError where the tokens of a batch, or a microbatch between two layers, are more than the memory."""
-    length, devices, limit = config.model.context_length, mesh.local_mesh.size, memory_limit(mesh)
+    model, devices, limit = config.model, mesh.local_mesh.size, memory_limit(mesh)
     sequences = config.batch_size // mesh.size
-    hidden = length * config.model.d_model * jnp.dtype(config.model.dtype).itemsize
-    on_host, on_device = 4 * sequences * devices * (length + 1), sequences // config.microbatches * hidden
+    tokens = 4 * sequences * devices * (model.context_length + 1)  # on the host
+    itemsize = jnp.dtype(model.dtype).itemsize
+    hidden = sequences // config.microbatches * model.context_length * model.d_model * itemsize  # on each device
     if limit is None:  # CPUs share the machine's memory
-        on_host, on_device, limit = on_host + on_device * devices, 0, 0
-    for needed, room in ((on_host, host_memory_limit()), (on_device, limit)):
+        needs = [(tokens + hidden * devices, host_memory_limit())]
+    else:
+        needs = [(tokens, host_memory_limit()), (hidden, limit)]
+    for needed, room in needs:
         if needed > room:
             raise UserError(
                 f"batch_size={config.batch_size} needs {needed / 1e9:,.1f} GB or more, and there are "
