@@ -5,6 +5,7 @@ import json
 import os
 import stat
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -85,7 +86,7 @@ def find(
                 if path.is_dir():
                     inputs += _folder(path, suffixes, exclude, text_only, left_out)
                 else:
-                    inputs.append(_file(str(path), path.name, _kind(path.name, None)))
+                    inputs.append(_file(str(path), path.name, _kind(path.name, None) or "text"))
     if not inputs:
         holds = ", ".join([*suffixes, *(() if text_only else (*LINES_SUFFIXES, ".parquet"))])
         raise UserError(
@@ -123,27 +124,31 @@ def _paths(name: str) -> list[Path]:
 def _folder(
     root: Path, suffixes: tuple[str, ...], exclude: Path | None, text_only: bool, left_out: Counter[str]
 ) -> list[Input]:
-    found: list[str] = []  # strings and no Paths: a folder may hold millions
-    for folder, folders, files in os.walk(root):
-        here = Path(folder)
-        linked = [name for name in folders if (here / name).is_symlink()]
-        left_out["(linked folder)"] += len(linked)
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and name not in linked and not _is_ours(here / name, exclude)
-        ]
-        for name in files:
-            kind = None if name.startswith(".") else _kind(name, suffixes)
-            if kind is None or (text_only and not name.endswith(suffixes)):
-                left_out[Path(name).suffix] += not name.startswith(".")
-            else:
-                found.append(os.path.join(folder, name))
-    for suffix in [suffix for suffix, count in left_out.items() if not count]:
-        del left_out[suffix]
-    found.sort(key=lambda path: path.split(os.sep))
-    below = len(os.path.join(root, ""))
-    return [_file(path, path[below:], _kind(path, suffixes) or "text") for path in found]
+    found, below = [], len(os.path.join(root, ""))
+    for entry in _files(str(root), exclude, left_out):
+        kind = _kind(entry.name, suffixes)
+        if kind is None or (text_only and not entry.name.endswith(suffixes)):
+            left_out[Path(entry.name).suffix] += 1
+        else:
+            found.append(_file(entry.path, entry.path[below:], kind))
+    return found
+
+
+def _files(folder: str, exclude: Path | None, left_out: Counter[str]) -> Iterator["os.DirEntry[str]"]:
+    """The files below a folder, sorted by path: entries and no Paths, since there may be millions."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}): check its permissions") from None
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            yield entry
+        elif entry.is_symlink():
+            left_out["(linked folder)"] += 1
+        elif not _is_ours(Path(entry.path), exclude):
+            yield from _files(entry.path, exclude, left_out)
 
 
 def _is_ours(folder: Path, exclude: Path | None) -> bool:
@@ -162,7 +167,7 @@ def _is_ours(folder: Path, exclude: Path | None) -> bool:
 
 def _kind(name: str, suffixes: tuple[str, ...] | None) -> Kind | None:
     """How a file is read; None where its suffix is not among these. A file named by itself is text."""
-    plain = name.removesuffix(next((suffix for suffix in COMPRESSED if name.endswith(suffix)), ""))
+    plain = os.path.splitext(name)[0] if name.endswith(COMPRESSED) else name
     if plain.endswith(LINES_SUFFIXES):
         return "lines"
     if plain.endswith(".parquet"):
@@ -170,11 +175,11 @@ def _kind(name: str, suffixes: tuple[str, ...] | None) -> Kind | None:
     return "text" if suffixes is None or plain.endswith(suffixes) else None
 
 
-def _file(path: str, name: str, kind: Kind | None) -> Input:
+def _file(path: str, name: str, kind: Kind) -> Input:
     try:
         status = os.stat(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is not a file on a disk: pipe it into `jaxgpt data prepare - FOLDER`")
-    return Input(path, name, kind or "text", status.st_size, status.st_mtime_ns)
+    return Input(path, name, kind, status.st_size, status.st_mtime_ns)

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 
@@ -22,7 +23,24 @@ def names(*named, **more):
 
 
 def test_a_folder_is_its_files_in_the_order_of_their_paths(folder):
-    assert names(folder) == ["a/z.md", "b.txt", "c.py", "d.jsonl.zst", "e.parquet"]
+    (folder / "a" / "b").mkdir()
+    for name in ("a.txt", "a/b/c.txt", "a/b.txt"):
+        (folder / name).touch()
+    first = ["a/b/c.txt", "a/b.txt", "a/z.md", "a.txt"]
+    assert names(folder) == [*first, "b.txt", "c.py", "d.jsonl.zst", "e.parquet"]
+
+
+def test_a_folder_that_cannot_be_read_is_refused(folder, monkeypatch):
+    listed = os.scandir
+
+    def refuse_a(path):
+        if path.endswith("/a"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse_a)
+    with pytest.raises(UserError, match=r"/a cannot be read \(Permission denied\): check its permissions"):
+        names(folder)
 
 
 def test_what_is_left_out_is_counted_and_named(folder):
