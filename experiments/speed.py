@@ -269,11 +269,11 @@ def our_step(config: Any) -> tuple[Callable[[np.ndarray], float], dict[str, Any]
     import jax
 
     from jaxgpt.parallel.mesh import one_device
-    from jaxgpt.training.step import abstract_batch, abstract_state, initial_state, make_step, memory_needed
+    from jaxgpt.training.step import abstract_batch, abstract_state, compile_step, initial_state, memory_needed
 
     mesh = one_device()
     began = time.perf_counter()
-    step = make_step(config, mesh).lower(abstract_state(config, mesh), abstract_batch(config, mesh)).compile()
+    step, _ = compile_step(config, mesh, abstract_state(config, mesh), abstract_batch(config, mesh))
     facts = {"compile_seconds": time.perf_counter() - began, "peak_gigabytes": memory_needed(step) / 1e9}
     state = initial_state(config, mesh)
 

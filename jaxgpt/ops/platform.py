@@ -10,7 +10,10 @@ from typing import Any
 import jax
 from jax.stages import Lowered, Wrapped
 
-YNN_DOTS_ONLY = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+WIDE_VECTORS = ("xla_cpu_prefer_vector_width", 512)
+"""Bits. XLA's loops use 256 unless told, with AVX-512 too. With 512 a row's product with an int8 matrix reads 30e9
+weights a second instead of 22e9, in bfloat16 18e9 instead of 15e9; training is 1.005 to 1.03 times as fast."""
+YNN_DOTS_ONLY = ("xla_cpu_experimental_ynn_fusion_type", "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT")
 """XLA's CPU backend lowers dots and reductions to the library YNN; this leaves it the dots. With the reductions of
 `row_product` in YNN a token of GPT-2 124M takes 2.4 times as long (jax 0.10.2, float32), in int8 7 times (0.12 too)."""
 
@@ -42,14 +45,21 @@ def emulates_bfloat16() -> bool:
     return target_platform() == "cpu" and not has_bfloat16_units()
 
 
-@cache
-def cpu_compiler_options() -> dict[str, str]:
-    """Compiler options of inference programs on a CPU. Empty where this jaxlib does not know the option."""
-    try:
-        jax.jit(lambda: 0, compiler_options=YNN_DOTS_ONLY).lower().compile()
-    except jax.errors.JaxRuntimeError:
+def cpu_compiler_options(*, inference: bool = False) -> dict[str, Any]:
+    """Compiler options of a program that this machine's CPU runs, as far as this jaxlib knows them; else none."""
+    if not target_platform() == jax.default_backend() == "cpu":
         return {}
-    return YNN_DOTS_ONLY
+    options = [WIDE_VECTORS, YNN_DOTS_ONLY] if inference else [WIDE_VECTORS]
+    return {name: value for name, value in options if _is_known(name, value)}
+
+
+@cache
+def _is_known(name: str, value: Any) -> bool:
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 @contextmanager
@@ -76,7 +86,7 @@ class platform_jit:  # noqa: N801  used like the function jax.jit
     def _for_this_platform(self) -> Wrapped:
         name = target_platform()
         if name not in self._jitted:  # jax.jit's cache goes by the function's identity, so each platform has its own
-            options = cpu_compiler_options() if name == jax.default_backend() == "cpu" else None
+            options = cpu_compiler_options(inference=True)
             function = update_wrapper(partial(self._function), self._function)
             self._jitted[name] = jax.jit(function, compiler_options=options, **self._options)
         return self._jitted[name]

@@ -20,7 +20,7 @@ from jaxgpt.model.loss import distillation_loss, next_token_loss
 from jaxgpt.model.parameters import abstract_model, combine, path_name, select
 from jaxgpt.ops.attention import select_backend
 from jaxgpt.ops.dropout import DropoutKey, key_per_row
-from jaxgpt.ops.platform import target_platform
+from jaxgpt.ops.platform import cpu_compiler_options, target_platform
 from jaxgpt.parallel.combine import combine_thresholds
 from jaxgpt.parallel.value_and_grad import value_and_grad
 from jaxgpt.training.config import TrainConfig
@@ -99,9 +99,9 @@ def compile_step(
 ) -> tuple[Compiled, str]:
     """The step compiled for these arguments, or their shapes, and its remat: `auto` decided by bytes per device."""
     if config.remat != "auto":
-        together: dict[str, Any] = combine_thresholds(abstract_model(config.model), mesh, config.grad_dtype)
+        together = combine_thresholds(abstract_model(config.model), mesh, config.grad_dtype)
         lowered = make_step(config, mesh, optimizer, loss, end_of_text).lower(*arguments)
-        return lowered.compile({**together, **(options or {})}), config.remat
+        return lowered.compile({**cpu_compiler_options(), **together, **(options or {})}), config.remat
     none, block = (dataclasses.replace(config, remat=remat) for remat in ("none", "block"))
     rule: dict[str, Any] = {"optimizer": optimizer, "loss": loss, "end_of_text": end_of_text, "options": options}
     compiled, remat = compile_step(none, mesh, *arguments, **rule)

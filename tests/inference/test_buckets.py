@@ -67,7 +67,7 @@ def compiled():
 def test_new_lengths_compile_nothing(compiled):
     """Prompts, numbers of new tokens, rows and settings of one size share programs; so do pieces and slides."""
     model = loud(dataclasses.replace(BASELINE, vocab_size=59, num_layers=1))
-    cpu_compiler_options()
+    cpu_compiler_options(inference=True)
     compiled.clear()
     choices = ({"temperature": 0}, {"temperature": 0.3}, {"top_k": 3, "seed": 4}, {"top_p": 0.3, "min_p": 0.1})
     for prompt, new, rows in ((1, 3, 1), (7, 20, 1), (30, 50, 1), (5, 5, 3), (6, 12, 4)):

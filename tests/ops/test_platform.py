@@ -23,3 +23,16 @@ def test_a_cpu_that_emulates_bfloat16_widens_weights_of_fewer_bits_instead(witho
     kernel = jnp.asarray(random.integers(-127, 128, size=(20, 4)), jnp.int8)
     expected = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
     np.testing.assert_allclose(linear(x, kernel), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_programs_of_a_cpu_have_the_options_that_this_jaxlib_knows(monkeypatch):
+    names = list(platform.cpu_compiler_options(inference=True))
+    assert names == ["xla_cpu_prefer_vector_width", "xla_cpu_experimental_ynn_fusion_type"]
+    assert list(platform.cpu_compiler_options()) == names[:1]
+    monkeypatch.setattr(platform, "WIDE_VECTORS", ("xla_cpu_of_another_version", 512))
+    assert list(platform.cpu_compiler_options(inference=True)) == names[1:]
+
+
+def test_programs_of_other_devices_have_none_of_them():
+    with platform.compiling_for("cuda"):
+        assert platform.cpu_compiler_options(inference=True) == {}
