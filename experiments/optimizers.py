@@ -29,7 +29,7 @@ from jaxgpt.training.source import follow_vocabulary
 STEPS = {"quickstart": 80, "shakespeare-char-cpu": 200}
 """Updates of each preset, of its 500 and 2000."""
 NAMES = ("adamw", "muon")
-RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
 TUNED_WITH = 1000
 """The seed of the trials."""
 

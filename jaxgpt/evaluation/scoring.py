@@ -22,6 +22,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.evaluation.memory import largest_batch
 from jaxgpt.evaluation.windows import Tokens, Window, as_tokens, continuation_window, rolling_windows, window_length
 from jaxgpt.model.gpt import GPT
+from jaxgpt.ops.argmax import argmax
 
 BatchSize = int | Literal["auto"]
 CHUNK = 512
@@ -258,7 +259,7 @@ def token_scores(
         x, targets = part
         logits = model.logits(x)
         hit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        return hit - jax.nn.logsumexp(logits, axis=-1), logits.argmax(axis=-1) == targets
+        return hit - jax.nn.logsumexp(logits, axis=-1), argmax(logits) == targets
 
     def split(a: Array) -> Array:
         return jnp.moveaxis(a.reshape(B, S // size, size, *a.shape[2:]), 1, 0)

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key, UInt32
 
+from jaxgpt.ops.argmax import argmax
 from jaxgpt.ops.platform import target_platform
 
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -62,7 +63,7 @@ def sample(
     logprobs: bool,
 ) -> Drawn:
     """Draw each row's token; `number` says how many the row has drawn before. `seen` are the tokens of its text."""
-    token = _token(logits, keys, number, sampling, seen, kind).astype(jnp.int32)
+    token = _token(logits, keys, number, sampling, seen, kind)
     if not logprobs:
         return Drawn(token)
     scores = jax.nn.log_softmax(logits, axis=-1)
@@ -79,7 +80,7 @@ def _token(
     kind: Kind,
 ) -> Int[Array, " B"]:
     if kind == "greedy":
-        return logits.argmax(axis=-1)
+        return argmax(logits)
     if kind == "filtered" and seen is not None:
         logits = penalize(logits, seen, sampling.repetition_penalty)
     below = logits - logits.max(axis=-1, keepdims=True)  # a low temperature must not overflow
@@ -88,8 +89,8 @@ def _token(
         scaled = top_k_top_p_mask(scaled, sampling.top_k, sampling.top_p)
         scaled = jnp.where(scaled >= jnp.log(sampling.min_p)[:, None], scaled, -jnp.inf)
     noise = jax.vmap(lambda key, n: jax.random.gumbel(jax.random.fold_in(key, n), logits.shape[1:]))(keys, number)
-    drawn = (scaled + noise).argmax(axis=-1)  # Gumbel's trick: a draw from softmax(scaled)
-    return jnp.where(sampling.temperature < SMALLEST, logits.argmax(axis=-1), drawn)
+    drawn = argmax(scaled + noise)  # Gumbel's trick: a draw from softmax(scaled)
+    return jnp.where(sampling.temperature < SMALLEST, argmax(logits), drawn)
 
 
 def penalize(

@@ -99,7 +99,7 @@ def compile_step(
 ) -> tuple[Compiled, str]:
     """The step compiled for these arguments, or their shapes, and its remat: `auto` decided by bytes per device."""
     if config.remat != "auto":
-        together = combine_thresholds(abstract_model(config.model), mesh, config.grad_dtype)
+        together: dict[str, Any] = combine_thresholds(abstract_model(config.model), mesh, config.grad_dtype)
         lowered = make_step(config, mesh, optimizer, loss, end_of_text).lower(*arguments)
         return lowered.compile({**cpu_compiler_options(), **together, **(options or {})}), config.remat
     none, block = (dataclasses.replace(config, remat=remat) for remat in ("none", "block"))
