@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, UInt32
 
 from jaxgpt.inference.decode import decode_step
 from jaxgpt.inference.sampling import TOP, Drawn, Kind, Sampling, row_keys, sample
-from jaxgpt.model.cache import Cache
+from jaxgpt.model.cache import Cache, from_bits, to_bits
 from jaxgpt.model.gpt import GPT
 from jaxgpt.ops.platform import on_gpu, platform_jit
 
@@ -27,6 +27,7 @@ class State(NamedTuple):
     stopped: Bool[Array | np.ndarray, " B"]
     """Whether a row has drawn a stop token; it is filled with it from then on."""
     cache: Cache
+    """As `to_bits` has it."""
     seen: Bool[Array, "B V"] | None
     """The tokens that each text has; for a penalty on repetition."""
 
@@ -60,7 +61,7 @@ def prefill(
     tokens, length = jnp.asarray(tokens), jnp.asarray(length)
     logits, cache = model.prefill(tokens, length, capacity)
     seen = _seen(tokens, length, logits.shape[-1]) if kind == "filtered" else None
-    state = State(jnp.asarray(token), jnp.asarray(drawn), jnp.asarray(stopped), cache, seen)
+    state = State(jnp.asarray(token), jnp.asarray(drawn), jnp.asarray(stopped), to_bits(cache), seen)
     return _draw(logits, state, rules, row_keys(rules.seeds), kind=kind, logprobs=logprobs)
 
 
@@ -86,8 +87,9 @@ def decode(
     def advance(carry: tuple[Drawn, Array, State]) -> tuple[Drawn, Array, State]:
         for _ in range(tokens_per_turn()):
             drawn, number, state = carry
-            logits, cache = read(model, state.token, state.cache)
-            new, state = _draw(logits, state._replace(cache=cache), rules, keys, kind=kind, logprobs=logprobs)
+            logits, cache = read(model, state.token, from_bits(state.cache))
+            state = state._replace(cache=to_bits(cache))
+            new, state = _draw(logits, state, rules, keys, kind=kind, logprobs=logprobs)
             drawn = jax.tree.map(lambda kept, one, at=number: kept.at[:, at].set(one), drawn, new)
             carry = drawn, number + 1, state
         return carry

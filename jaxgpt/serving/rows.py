@@ -9,6 +9,7 @@ from jax import Array
 from jaxtyping import Int
 
 from jaxgpt.inference.programs import State
+from jaxgpt.model.cache import to_bits
 from jaxgpt.model.gpt import GPT
 
 
@@ -33,7 +34,7 @@ def shapes_of(model: GPT, rows: int, capacity: int) -> State:
 
     def make(model: GPT) -> State:
         _, cache = model.prefill(jnp.zeros((rows, 1), jnp.int32), zeros + 1, capacity)
-        return State(zeros, zeros, jnp.zeros(rows, bool), cache, None)
+        return State(zeros, zeros, jnp.zeros(rows, bool), to_bits(cache), None)
 
     return jax.eval_shape(make, model)
 
