@@ -12,9 +12,10 @@ from jaxgpt.model.gpt import GPT, Block
 from jaxgpt.model.layers import LayerNorm, Linear
 from jaxgpt.model.rotary import rotate, rotations
 from jaxgpt.ops import decode_kernels as kernels
+from jaxgpt.ops.barrier import barrier
 from jaxgpt.ops.linear import pad_rows
 from jaxgpt.ops.platform import on_gpu
-from jaxgpt.ops.residual import barrier, qkv
+from jaxgpt.ops.residual import qkv
 
 
 def decode_step(model: GPT, tokens: Int[Array, " B"], cache: Cache) -> tuple[Float[Array, "B V"], Cache]:

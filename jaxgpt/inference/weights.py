@@ -13,9 +13,9 @@ from jaxgpt.config import Weights
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import InferenceHead, Linear
 from jaxgpt.model.lora import has_adapters, merge_adapters
+from jaxgpt.ops.barrier import barrier
 from jaxgpt.ops.linear import bias_dtype
 from jaxgpt.ops.platform import platform_jit, target_platform
-from jaxgpt.ops.residual import barrier
 
 MOST = 127
 """The largest of a row's int8 weights."""

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxgpt.ops.barrier import barrier
 from jaxgpt.ops.platform import target_platform
 
 
@@ -19,6 +20,6 @@ def argmax(x: Float[Array, "... V"]) -> Int[Array, "..."]:
     """
     if target_platform() != "cpu":
         return x.argmax(axis=-1).astype(jnp.int32)
-    largest = jax.lax.optimization_barrier(x.max(axis=-1, keepdims=True))  # else both loops become one again
+    largest = barrier(x.max(axis=-1, keepdims=True))  # else both loops become one again
     index = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
     return jnp.where(x < largest, x.shape[-1] - 1, index).min(axis=-1)

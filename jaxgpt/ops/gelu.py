@@ -6,6 +6,7 @@ import jax
 from jax import Array
 
 from jaxgpt.config import Activation
+from jaxgpt.ops.barrier import barrier
 
 
 def recompute_in_backward(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -17,7 +18,7 @@ def recompute_in_backward(function: Callable[[Array], Array]) -> Callable[[Array
     """
 
     def backward(x: Array, d_y: Array) -> tuple[Array]:
-        return jax.vjp(function, jax.lax.optimization_barrier(x))[1](d_y)
+        return jax.vjp(function, barrier(x))[1](d_y)
 
     recomputed = jax.custom_vjp(function)
     recomputed.defvjp(lambda x: (function(x), x), backward)

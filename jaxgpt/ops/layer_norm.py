@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-barrier = jax.lax.optimization_barrier
+from jaxgpt.ops.barrier import barrier
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

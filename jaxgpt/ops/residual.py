@@ -10,8 +10,7 @@ import jax
 from jax import Array
 from jaxtyping import Float
 
-barrier = jax.lax.optimization_barrier
-"""The identity; XLA moves and fuses nothing across it."""
+from jaxgpt.ops.barrier import barrier
 
 
 def residual(y: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

@@ -6,6 +6,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxgpt.model.gpt import GPT
+from jaxgpt.ops.barrier import barrier
 from jaxgpt.parallel.mesh import FSDP
 
 VECTOR = 16384
@@ -31,4 +32,4 @@ def sum_of_squares(leaves: list[Array]) -> Float[Array, ""]:
     parts = [jnp.square(leaf) for leaf in leaves]
     parts = [part.sum(axis=-1) if part.size > VECTOR else part for part in parts]
     # Without the barrier XLA splits this sum again.
-    return jax.lax.optimization_barrier(jnp.concatenate([part.reshape(-1) for part in parts])).sum()
+    return barrier(jnp.concatenate([part.reshape(-1) for part in parts])).sum()

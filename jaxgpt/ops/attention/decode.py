@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 
 from jaxgpt.config import Backend
 from jaxgpt.ops.attention.backends import MASKED, Keys, Queries, dot_product_attention
+from jaxgpt.ops.barrier import barrier
 from jaxgpt.ops.linear import pad_rows
 from jaxgpt.ops.platform import target_platform
-from jaxgpt.ops.row_product import barrier
 from jaxgpt.ops.softmax import softmax
 
 LANES = 16
