@@ -134,13 +134,11 @@ def _folder(
     return found
 
 
-def _files(folder: str, exclude: Path | None, left_out: Counter[str]) -> Iterator["os.DirEntry[str]"]:
+def _files(root: str, exclude: Path | None, left_out: Counter[str]) -> Iterator["os.DirEntry[str]"]:
     """The files below a folder, sorted by path: entries and no Paths, since there may be millions."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}): check its permissions") from None
-    for entry in entries:
+    waiting = _entries(root)
+    while waiting:
+        entry = waiting.pop()
         if entry.name.startswith("."):
             continue
         if not entry.is_dir():
@@ -148,7 +146,15 @@ def _files(folder: str, exclude: Path | None, left_out: Counter[str]) -> Iterato
         elif entry.is_symlink():
             left_out["(linked folder)"] += 1
         elif not _is_ours(Path(entry.path), exclude):
-            yield from _files(entry.path, exclude, left_out)
+            waiting += _entries(entry.path)
+
+
+def _entries(folder: str) -> list["os.DirEntry[str]"]:
+    """What a folder holds, the last name first."""
+    try:
+        return sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}): check its permissions") from None
 
 
 def _is_ours(folder: Path, exclude: Path | None) -> bool:
