@@ -51,7 +51,8 @@ def optimizers(result: Result) -> Iterator[str]:
     yield (
         f"\n### AdamW and Muon\n\nBoth tuned alike: the best of {rates} learning rates, each twice the one before, "
         f"then {result['seeds']} other seeds ([experiments/optimizers.py](../experiments/optimizers.py)). "
-        "Tokens and seconds until the mean\nloss is AdamW's last:\n"
+        "Tokens and seconds until the mean\n"
+        "loss is AdamW's last, in shortened runs; the presets run longer, at smaller rates:\n"
     )
     yield "| preset, shortened | optimizer | learning rate | last loss | tokens | seconds |"
     yield "|---|---|---|---|---|---|"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from jaxgpt.errors import UserError
+from jaxgpt.runtime.host_memory import return_small_pieces_too
 
 if TYPE_CHECKING:
     from jaxgpt.data.preparation.inputs import Input
@@ -131,6 +132,7 @@ def _prepare(chosen: Prepare) -> int:
     if workers < 0:
         raise UserError(f"--workers {workers} must not be below 0; 0 does all in one process")
     is_first = chosen.part is None or chosen.part.startswith("0/")
+    return_small_pieces_too()
     with progress_bar(size, inputs) as report:
         manifest = prepare_shards(
             inputs,

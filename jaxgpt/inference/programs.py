@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Int, UInt32
 
 from jaxgpt.inference.decode import decode_step
 from jaxgpt.inference.sampling import TOP, Drawn, Kind, Sampling, row_keys, sample
-from jaxgpt.model.cache import Cache, from_bits, to_bits
+from jaxgpt.model.cache import Cache
 from jaxgpt.model.gpt import GPT
 from jaxgpt.ops.platform import on_gpu, platform_jit
+from jaxgpt.ops.slots import from_bits, to_bits
 
 
 class State(NamedTuple):
@@ -27,7 +28,7 @@ class State(NamedTuple):
     stopped: Bool[Array | np.ndarray, " B"]
     """Whether a row has drawn a stop token; it is filled with it from then on."""
     cache: Cache
-    """As `to_bits` has it."""
+    """On a CPU its bfloat16 arrays are stored as uint16 (`to_bits`)."""
     seen: Bool[Array, "B V"] | None
     """The tokens that each text has; for a penalty on repetition."""
 

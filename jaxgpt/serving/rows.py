@@ -9,8 +9,8 @@ from jax import Array
 from jaxtyping import Int
 
 from jaxgpt.inference.programs import State
-from jaxgpt.model.cache import to_bits
 from jaxgpt.model.gpt import GPT
+from jaxgpt.ops.slots import to_bits
 
 
 class Shapes:

@@ -91,3 +91,11 @@ def test_a_cache_longer_than_the_model_can_read_is_refused():
     with pytest.raises(ValueError, match="33 tokens are more than context_length=32"):
         cache_lengths(VARIANTS["all"], 33)
     assert cache_lengths(dataclasses.replace(VARIANTS["all"], window=5), 10**6) == (5, 5)
+
+
+def test_what_is_written_takes_the_type_of_the_cache():
+    cache = LayerCache(*(jnp.zeros((4, 3, 1, 2), jnp.bfloat16) for _ in range(2)))
+    new = jnp.full((4, 1, 2), 1.5, jnp.float32)
+    written = write(cache, new, new, jnp.array([0, 1, 2, 3]))
+    assert {leaf.dtype for leaf in written} == {jnp.dtype("bfloat16")}
+    assert [float(written.key[row, row % 3, 0, 0]) for row in range(4)] == [1.5] * 4

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,6 +32,18 @@ def test_programs_of_a_cpu_have_the_options_that_this_jaxlib_knows(monkeypatch):
     assert list(platform.cpu_compiler_options()) == names[:1]
     monkeypatch.setattr(platform, "WIDE_VECTORS", ("xla_cpu_of_another_version", 512))
     assert list(platform.cpu_compiler_options(inference=True)) == names[1:]
+
+
+def test_a_vector_width_of_xla_flags_stays(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=128")
+    assert platform.cpu_compiler_options() == {}
+
+
+def test_programs_of_inference_are_compiled_with_them(monkeypatch):
+    given, jit = [], jax.jit
+    monkeypatch.setattr(jax, "jit", lambda function, **options: given.append(options) or jit(function, **options))
+    assert platform.platform_jit(lambda x: x + 1)(1) == 2
+    assert given[-1]["compiler_options"] == platform.cpu_compiler_options(inference=True)
 
 
 def test_programs_of_other_devices_have_none_of_them():

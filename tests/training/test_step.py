@@ -8,12 +8,14 @@ import pytest
 
 from jaxgpt.model.loss import next_token_loss
 from jaxgpt.model.parameters import named_parameters
+from jaxgpt.ops.platform import cpu_compiler_options
 from jaxgpt.parallel.mesh import one_device
 from jaxgpt.parallel.value_and_grad import value_and_grad
 from jaxgpt.training.config import OptimizerConfig, TrainConfig
 from jaxgpt.training.step import (
     TrainState,
     abstract_state,
+    compile_step,
     create_state,
     describe_attention,
     dropout_keys,
@@ -163,3 +165,12 @@ def test_the_attention_that_runs_is_named():
     assert describe_attention(dataclasses.replace(MODEL, num_layers=2, attention="xla")) == "xla"
     with pytest.raises(ValueError, match="attention='cudnn' cannot run here"):
         describe_attention(dataclasses.replace(MODEL, attention="cudnn"))
+
+
+def test_a_step_is_compiled_with_the_options_of_its_platform_and_then_the_callers(monkeypatch):
+    own, given, compiled = cpu_compiler_options(), [], jax.stages.Lowered.compile
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self, options: given.append(options) or compiled(self))
+    callers = dict.fromkeys(own, 128) | QUICK
+    for options in (None, callers):
+        compile_step(CONFIG, ALONE, abstract_state(CONFIG, ALONE), batch(0), options=options)
+    assert given == [own, callers]

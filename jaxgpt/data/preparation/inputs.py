@@ -141,12 +141,19 @@ def _files(root: str, exclude: Path | None, left_out: Counter[str]) -> Iterator[
         entry = waiting.pop()
         if entry.name.startswith("."):
             continue
-        if not entry.is_dir():
+        if not _is_folder(entry):
             yield entry
         elif entry.is_symlink():
             left_out["(linked folder)"] += 1
         elif not _is_ours(Path(entry.path), exclude):
             waiting += _entries(entry.path)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a folder that cannot be read
+        return False
 
 
 def _entries(folder: str) -> list["os.DirEntry[str]"]:

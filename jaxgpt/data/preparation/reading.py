@@ -93,7 +93,7 @@ def _whole(source: Input) -> bytes:
     """A small file, by as few calls as can be."""
     try:
         with io.FileIO(source.path) as file:
-            content = file.read(source.size + 1)  # less than asked for: its end
+            content = file.read(source.size + 1)  # fewer bytes than requested: end of file
             return content if len(content) == source.size else content + file.readall()
     except OSError as error:
         raise _cannot_be_read(source, error) from None

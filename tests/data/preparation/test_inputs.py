@@ -30,6 +30,14 @@ def test_a_folder_is_its_files_in_the_order_of_their_paths(folder):
     assert names(folder) == [*first, "b.txt", "c.py", "d.jsonl.zst", "e.parquet"]
 
 
+def test_a_link_to_itself_is_a_file_that_cannot_be_read(folder):
+    (folder / "loop").symlink_to("loop")
+    assert names(folder)[0] == "a/z.md"
+    (folder / "loop.txt").symlink_to("loop.txt")
+    with pytest.raises(UserError, match=r"loop\.txt cannot be read"):
+        names(folder)
+
+
 def test_a_folder_that_cannot_be_read_is_refused(folder, monkeypatch):
     listed = os.scandir
 
