@@ -1,8 +1,6 @@
 """`python -m jaxgpt` is the command `jaxgpt`."""
 
-import sys
-
-from jaxgpt.cli import main
+from jaxgpt.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -1,5 +1,6 @@
 """The command `jaxgpt`: finds the subcommand, imports it, and turns errors into one message."""
 
+import atexit
 import difflib
 import errno
 import gc
@@ -8,6 +9,7 @@ import io
 import os
 import sys
 import traceback
+from typing import NoReturn
 
 from jaxgpt.errors import UserError
 from jaxgpt.runtime.out_of_memory import is_out_of_memory
@@ -65,6 +67,19 @@ GPT-2 in JAX.
 {}
 
 Each has its own --help. `jaxgpt train` alone needs nothing else."""
+
+
+def run() -> NoReturn:
+    """The program: the command line, and the end of the process."""
+    codes: list[int] = []
+    atexit.register(_exit_at_once, codes)  # before JAX registers what it does at exit, so that this comes after it
+    codes.append(main())
+    sys.exit(codes[0])
+
+
+def _exit_at_once(codes: list[int]) -> None:
+    if codes and (watchdog := sys.modules.get("jaxgpt.runtime.watchdog")):
+        watchdog.exit_at_once(codes[0])
 
 
 def main() -> int:
