@@ -205,8 +205,8 @@ def end(code: int, error: BaseException) -> None:
 def exit_at_once(code: int) -> None:
     """End a process of several after all its work, without C++'s destructors. Does nothing for one process.
 
-    In those the threads that connect the processes are sometimes still at work: one of about ten runs of two CPU
-    processes was reported as failed (SIGSEGV) when all was done and saved.
+    In those a process sometimes crashes when all is done and saved: 2 of about 27 runs of two CPU processes were
+    reported as failed (SIGSEGV).
     """
     if _watchdog is not None:
         _exit(code)
