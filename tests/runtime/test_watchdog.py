@@ -1,5 +1,7 @@
 """Where an operation of all processes fails here, is it because of another?"""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -69,3 +71,29 @@ def test_a_last_count_that_is_heard_late_is_no_sign_of_life(confirmed):
     own, reason = confirmed(1)
     assert not own
     assert "process 1 has been silent" in reason
+
+
+ENDS = """
+import atexit, sys
+from jaxgpt import cli
+from jaxgpt.runtime import watchdog
+
+class Kept:
+    def __del__(self):
+        print("destroyed", flush=True)
+
+def main():
+    atexit.register(print, "at exit")
+    return 3
+
+kept, cli.main = Kept(), main
+watchdog._watchdog = {watchdog}
+cli.run()
+"""
+
+
+@pytest.mark.parametrize(("watched", "said"), [("object()", "at exit\n"), ("None", "at exit\ndestroyed\n")])
+def test_a_process_of_several_ends_after_what_is_registered_at_exit_and_before_destructors(watched, said):
+    command = [sys.executable, "-c", ENDS.format(watchdog=watched)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, said), done.stderr
