@@ -27,6 +27,8 @@ def test_a_bar_that_is_drawn_again_is_shown_as_it_was_last():
 
 
 def test_screens_are_alike_but_for_numbers_samples_and_breaks():
-    wanted = "done in 1 min 3 s\n── sample ──\nOne.\n──────\nwritten: a, 3.0 MB"
-    assert normalize(wanted) == normalize("done in 40 s\n── sample ──\nTwo.\n──────\nwritten: a,\n21 kB")
+    wanted = "done in 1 min 3 s\n── sample of step 8, the best ──\nOne.\n──────\nwritten: a, 3.0 MB"
+    assert normalize(wanted) == normalize(
+        "done in 40 s\n── sample of step 9, the best ──\nTwo.\n──────\nwritten: a,\n21 kB"
+    )
     assert normalize(wanted) != normalize(wanted.replace("done", "stopped"))
