@@ -9,6 +9,7 @@ import io
 import os
 import sys
 import traceback
+from types import ModuleType
 from typing import NoReturn
 
 from jaxgpt.errors import UserError
@@ -70,16 +71,21 @@ Each has its own --help. `jaxgpt train` alone needs nothing else."""
 
 
 def run() -> NoReturn:
-    """The program: the command line, and the end of the process."""
+    """The entry point of the program: runs the command line and exits with its code."""
     codes: list[int] = []
-    atexit.register(_exit_at_once, codes)  # before JAX registers what it does at exit, so that this comes after it
+    atexit.register(_exit_without_teardown, codes)  # registered before JAX's handlers, so it runs after them
     codes.append(main())
     sys.exit(codes[0])
 
 
-def _exit_at_once(codes: list[int]) -> None:
-    if codes and (watchdog := sys.modules.get("jaxgpt.runtime.watchdog")):
-        watchdog.exit_at_once(codes[0])
+def _exit_without_teardown(codes: list[int]) -> None:
+    if codes and (watchdog := _watchdog()):
+        watchdog.exit_without_teardown(codes[0])
+
+
+def _watchdog() -> ModuleType | None:
+    """The watchdog's module where the command has imported it: only commands that use several processes do."""
+    return sys.modules.get("jaxgpt.runtime.watchdog")
 
 
 def main() -> int:
@@ -103,7 +109,7 @@ def main() -> int:
         told = error if isinstance(error, UserError) else _of_the_machine(name, error)
         if told is None or "JAXGPT_TRACEBACK" in os.environ:
             raise  # a defect keeps its traceback
-        if watchdog := sys.modules.get("jaxgpt.runtime.watchdog"):
+        if watchdog := _watchdog():
             watchdog.before_failing(told)
         _refuse(str(told))
         _end_all(2, told)
@@ -179,7 +185,7 @@ def _is_somewhere() -> bool:
 
 def _end_all(code: int, error: BaseException) -> None:
     """Where this is one of several processes, tell the others why it ends."""
-    if watchdog := sys.modules.get("jaxgpt.runtime.watchdog"):
+    if watchdog := _watchdog():
         watchdog.end(code, error)
 
 

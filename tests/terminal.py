@@ -60,7 +60,7 @@ def normalize(shown: str) -> str:
     """What a screen says on every machine: without the size of numbers, a model's own words, blanks, breaks of lines,
     and the folder of the clone.
     """
-    shown = re.sub(r"(─+ [^─\n]+ ─+\n).*?\n─+$", r"\1(text)", shown, flags=re.DOTALL | re.MULTILINE)
+    shown = re.sub(r"(─+ [\w ,]+ ─+\n).*?\n─+$", r"\1(text)", shown, flags=re.DOTALL | re.MULTILINE)
     shown = re.sub(r"[▁▂▃▄▅▆▇█]+", "▁", shown)
     shown = re.sub(r"[+-]?\d[\d.,]*(e[+-]?\d+)?", "0", shown)
     shown = re.sub(r"\b0 (h|min|s)\b( 0 (min|s)\b)?", "0 s", shown)

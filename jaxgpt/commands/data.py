@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from jaxgpt.errors import UserError
-from jaxgpt.runtime.host_memory import return_small_pieces_too
+from jaxgpt.runtime.host_memory import lower_mmap_threshold
 
 if TYPE_CHECKING:
     from jaxgpt.data.preparation.inputs import Input
@@ -132,7 +132,7 @@ def _prepare(chosen: Prepare) -> int:
     if workers < 0:
         raise UserError(f"--workers {workers} must not be below 0; 0 does all in one process")
     is_first = chosen.part is None or chosen.part.startswith("0/")
-    return_small_pieces_too()
+    lower_mmap_threshold()
     with progress_bar(size, inputs) as report:
         manifest = prepare_shards(
             inputs,

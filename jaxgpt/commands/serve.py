@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
     service = Service(engine, model, tokenizer, name, key)
 
     def print_address() -> None:
-        """Called when uvicorn handles signals: from here on Ctrl-C ends it well."""
+        """Uvicorn calls this once it handles signals, so that Ctrl-C shuts the server down cleanly."""
         host, port = socket.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         sys.stdout.write(f"{name} at http://{shown}:{port} (OpenAI's API at /v1); Ctrl-C or SIGTERM ends it\n")

@@ -14,8 +14,8 @@ from jaxgpt.inference.decode import decode_step
 from jaxgpt.inference.sampling import TOP, Drawn, Kind, Sampling, row_keys, sample
 from jaxgpt.model.cache import Cache
 from jaxgpt.model.gpt import GPT
+from jaxgpt.ops.cache_update import bfloat16_as_uint16, uint16_as_bfloat16
 from jaxgpt.ops.platform import on_gpu, platform_jit
-from jaxgpt.ops.slots import from_bits, to_bits
 
 
 class State(NamedTuple):
@@ -28,7 +28,7 @@ class State(NamedTuple):
     stopped: Bool[Array | np.ndarray, " B"]
     """Whether a row has drawn a stop token; it is filled with it from then on."""
     cache: Cache
-    """On a CPU its bfloat16 arrays are stored as uint16 (`to_bits`)."""
+    """On a CPU its bfloat16 arrays are bitcast to uint16 (`bfloat16_as_uint16`)."""
     seen: Bool[Array, "B V"] | None
     """The tokens that each text has; for a penalty on repetition."""
 
@@ -62,7 +62,7 @@ def prefill(
     tokens, length = jnp.asarray(tokens), jnp.asarray(length)
     logits, cache = model.prefill(tokens, length, capacity)
     seen = _seen(tokens, length, logits.shape[-1]) if kind == "filtered" else None
-    state = State(jnp.asarray(token), jnp.asarray(drawn), jnp.asarray(stopped), to_bits(cache), seen)
+    state = State(jnp.asarray(token), jnp.asarray(drawn), jnp.asarray(stopped), bfloat16_as_uint16(cache), seen)
     return _draw(logits, state, rules, row_keys(rules.seeds), kind=kind, logprobs=logprobs)
 
 
@@ -88,8 +88,8 @@ def decode(
     def advance(carry: tuple[Drawn, Array, State]) -> tuple[Drawn, Array, State]:
         for _ in range(tokens_per_turn()):
             drawn, number, state = carry
-            logits, cache = read(model, state.token, from_bits(state.cache))
-            state = state._replace(cache=to_bits(cache))
+            logits, cache = read(model, state.token, uint16_as_bfloat16(state.cache))
+            state = state._replace(cache=bfloat16_as_uint16(cache))
             new, state = _draw(logits, state, rules, keys, kind=kind, logprobs=logprobs)
             drawn = jax.tree.map(lambda kept, one, at=number: kept.at[:, at].set(one), drawn, new)
             carry = drawn, number + 1, state

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from jaxgpt.config import GPTConfig
 from jaxgpt.errors import UserError
-from jaxgpt.ops.slots import write_slots
+from jaxgpt.ops.cache_update import update_slots
 
 
 class LayerCache(NamedTuple):
@@ -52,7 +52,7 @@ def write(
     """Store one more token of each text, in place. Rows past those of the cache are not stored."""
     batch, slots = cache.key.shape[:2]
     slot = position[:batch] % slots
-    return LayerCache(write_slots(cache.key, k[:batch], slot), write_slots(cache.value, v[:batch], slot))
+    return LayerCache(update_slots(cache.key, k[:batch], slot), update_slots(cache.value, v[:batch], slot))
 
 
 def filled(cache: LayerCache, position: Int[Array, " R"]) -> Int[Array, " B"]:

@@ -1,6 +1,6 @@
-"""What keeps XLA from fusing two computations, or from moving one of them."""
+"""The optimization barrier."""
 
 import jax
 
 barrier = jax.lax.optimization_barrier
-"""The identity; XLA moves and fuses nothing across it."""
+"""The identity. XLA neither fuses nor moves computations across it."""

@@ -127,7 +127,7 @@ class Watchdog:
         self._tell(self._last_words)
         if self._store.process == 0:
             self._wait_until_others_know()
-        _exit(code)
+        _flush_and_exit(code)
 
     def _send(self) -> None:
         while True:
@@ -202,17 +202,17 @@ def end(code: int, error: BaseException) -> None:
         _watchdog.leave(f"process {_watchdog.process} failed: {_first_line(error)}", code, quiet=True)
 
 
-def exit_at_once(code: int) -> None:
-    """End a process of several after all its work, without C++'s destructors. Does nothing for one process.
+def exit_without_teardown(code: int) -> None:
+    """End a process of several after all its work, without C++ destructors. Does nothing where there is one process.
 
-    In those a process sometimes crashes when all is done and saved: 2 of about 27 runs of two CPU processes were
-    reported as failed (SIGSEGV).
+    Destructors sometimes crash after everything is saved: 2 of about 27 runs of two CPU processes were reported as
+    failed (SIGSEGV).
     """
     if _watchdog is not None:
-        _exit(code)
+        _flush_and_exit(code)
 
 
-def _exit(code: int) -> NoReturn:
+def _flush_and_exit(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from jaxgpt.inference.programs import State
 from jaxgpt.model.gpt import GPT
-from jaxgpt.ops.slots import to_bits
+from jaxgpt.ops.cache_update import bfloat16_as_uint16
 
 
 class Shapes:
@@ -34,7 +34,7 @@ def shapes_of(model: GPT, rows: int, capacity: int) -> State:
 
     def make(model: GPT) -> State:
         _, cache = model.prefill(jnp.zeros((rows, 1), jnp.int32), zeros + 1, capacity)
-        return State(zeros, zeros, jnp.zeros(rows, bool), to_bits(cache), None)
+        return State(zeros, zeros, jnp.zeros(rows, bool), bfloat16_as_uint16(cache), None)
 
     return jax.eval_shape(make, model)
 

@@ -30,7 +30,7 @@ def test_programs_of_a_cpu_have_the_options_that_this_jaxlib_knows(monkeypatch):
     names = list(platform.cpu_compiler_options(inference=True))
     assert names == ["xla_cpu_prefer_vector_width", "xla_cpu_experimental_ynn_fusion_type"]
     assert list(platform.cpu_compiler_options()) == names[:1]
-    monkeypatch.setattr(platform, "WIDE_VECTORS", ("xla_cpu_of_another_version", 512))
+    monkeypatch.setattr(platform, "PREFER_VECTOR_WIDTH", ("xla_cpu_of_another_version", 512))
     assert list(platform.cpu_compiler_options(inference=True)) == names[1:]
 
 

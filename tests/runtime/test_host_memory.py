@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc
 SIZE = 2**26
 PROGRAM = """
 import ctypes, resource
-from jaxgpt.runtime.host_memory import keep_freed_memory, return_freed_memory, return_small_pieces_too
+from jaxgpt.runtime.host_memory import keep_freed_memory, return_freed_memory, lower_mmap_threshold
 {told}
 library = ctypes.CDLL(None)
 library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -50,7 +50,7 @@ def test_memory_that_was_returned_is_given_out_page_by_page(told):
 def test_small_pieces_are_returned_where_a_program_asks_for_it():
     size = 2**20
     assert faults_of_memory_used_again("", size) < size / SIZE * PAGES / 10
-    assert faults_of_memory_used_again("return_small_pieces_too()", size) >= size / SIZE * PAGES
+    assert faults_of_memory_used_again("lower_mmap_threshold()", size) >= size / SIZE * PAGES
 
 
 def test_a_librarys_user_keeps_the_malloc_that_he_set():

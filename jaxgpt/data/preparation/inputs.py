@@ -125,7 +125,7 @@ def _folder(
     root: Path, suffixes: tuple[str, ...], exclude: Path | None, text_only: bool, left_out: Counter[str]
 ) -> list[Input]:
     found, below = [], len(os.path.join(root, ""))
-    for entry in _files(str(root), exclude, left_out):
+    for entry in _walk(str(root), exclude, left_out):
         kind = _kind(entry.name, suffixes)
         if kind is None or (text_only and not entry.name.endswith(suffixes)):
             left_out[Path(entry.name).suffix] += 1
@@ -134,30 +134,30 @@ def _folder(
     return found
 
 
-def _files(root: str, exclude: Path | None, left_out: Counter[str]) -> Iterator["os.DirEntry[str]"]:
-    """The files below a folder, sorted by path: entries and no Paths, since there may be millions."""
-    waiting = _entries(root)
-    while waiting:
-        entry = waiting.pop()
+def _walk(root: str, exclude: Path | None, left_out: Counter[str]) -> Iterator["os.DirEntry[str]"]:
+    """The files below a folder, sorted by path. They are no Paths, which cost more: there may be millions."""
+    stack = _reversed_entries(root)
+    while stack:
+        entry = stack.pop()
         if entry.name.startswith("."):
             continue
-        if not _is_folder(entry):
+        if not _is_dir(entry):
             yield entry
         elif entry.is_symlink():
             left_out["(linked folder)"] += 1
         elif not _is_ours(Path(entry.path), exclude):
-            waiting += _entries(entry.path)
+            stack += _reversed_entries(entry.path)
 
 
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
+def _is_dir(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, or into a folder that cannot be read
         return False
 
 
-def _entries(folder: str) -> list["os.DirEntry[str]"]:
-    """What a folder holds, the last name first."""
+def _reversed_entries(folder: str) -> list["os.DirEntry[str]"]:
+    """The entries of a folder, sorted by name, last first."""
     try:
         return sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
     except OSError as error:
